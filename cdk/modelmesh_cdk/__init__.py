@@ -1,0 +1,1 @@
+"""Connector development kit: base classes for ModelMesh plugins."""

@@ -1,0 +1,1 @@
+"""ModelMesh routes AI requests by capability over many providers."""

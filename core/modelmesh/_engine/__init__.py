@@ -1,0 +1,1 @@
+"""Private: the machinery behind the public modules."""

@@ -1,0 +1,1 @@
+"""Observability connectors, one file each."""

@@ -1,0 +1,1 @@
+"""Provider connectors, one file each."""
