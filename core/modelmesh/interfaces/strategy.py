@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from modelmesh.interfaces.provider import ModelPricing, RateLimitStatus
 from modelmesh.interfaces.runtime import ConnectorContext
 
 
-class ModelStatus(str, Enum):
+class ModelStatus(StrEnum):
     """Whether a model takes traffic."""
 
     ACTIVE = "active"
     STANDBY = "standby"
 
 
-class DeactivationReason(str, Enum):
+class DeactivationReason(StrEnum):
     """Why a model went standby. The set is open: connectors may give other strings."""
 
     ERROR_THRESHOLD = "error_threshold"
@@ -37,7 +37,7 @@ class DeactivationReason(str, Enum):
     DEPRECATED = "deprecated"
 
 
-class RecoveryTrigger(str, Enum):
+class RecoveryTrigger(StrEnum):
     """What made a model active again."""
 
     COOLDOWN_EXPIRED = "cooldown_expired"
