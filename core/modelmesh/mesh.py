@@ -2,6 +2,286 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from modelmesh._engine.build import Graph, build_graph
+from modelmesh._engine.loop_thread import LoopThread
+from modelmesh._engine.pipeline import PipelineRequest
+from modelmesh._engine.system import SystemClock, system_random
+from modelmesh.errors import ModelMeshError, UsageError
+from modelmesh.interfaces.observability import Severity
+from modelmesh.interfaces.runtime import Clock, Random
+from modelmesh.interfaces.strategy import DeactivationReason
+from modelmesh.plugins import PluginHost
+
+if TYPE_CHECKING:
+    from modelmesh._engine.registry import ModelRegistry
+    from modelmesh.client import AsyncOpenAIClient, OpenAIClient
+    from modelmesh.config import MeshConfig
+    from modelmesh.router import Router
+    from modelmesh.statistics import StatisticsCollector
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
 
 class ModelMesh:
-    """A router over providers, built from a configuration."""
+    """A router over providers, built from a configuration.
+
+    Two of them never see each other. Use it as a context manager, or call `shutdown`; until `initialize` it holds
+    nothing but its plugins.
+
+    Args:
+        clock: Time; the real one by default.
+        random: Randomness; the system's by default.
+        plugins: Where connectors come from; the installed entry points by default.
+        environ: Where the environment secret store looks; the process environment by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        plugins: PluginHost | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._random = random or system_random()
+        self._plugins = plugins or PluginHost()
+        self._environ = os.environ if environ is None else environ
+        self._loop = LoopThread()
+        self._graph: Graph | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "shut down" if self._closed else "empty" if self._graph is None else f"{len(self.list_pools())} pools"
+        return f"ModelMesh({state})"
+
+    # --- life -----------------------------------------------------------------
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Build and initialise a mesh from a YAML file."""
+        mesh = cls()
+        mesh.initialize(path)
+        return mesh
+
+    def initialize(
+        self, config: str | Path | Mapping[str, Any] | MeshConfig, *, secrets: Mapping[str, str] | None = None
+    ) -> None:
+        """Load a configuration and build everything it names.
+
+        Args:
+            config: A YAML or JSON file, a mapping of the same shape, or a `MeshConfig`.
+            secrets: Values for ``${secrets:NAME}`` that win over the secret store.
+
+        Raises:
+            ConfigurationError: Lists every problem found, with file and line; nothing was built then.
+            UsageError: The mesh is initialised already, or shut down.
+        """
+        if self._closed:
+            raise UsageError("the mesh is shut down; build a new one")
+        if self._graph is not None:
+            raise UsageError("the mesh is initialised already; build a new one for another configuration")
+        from modelmesh.config import load_config
+
+        environ = {**self._environ, **(secrets or {})}
+        configuration = load_config(config, connectors=self._plugins, environ=environ)
+        self._graph = build_graph(
+            configuration, plugins=self._plugins, clock=self._clock, random=self._random, loop=self._loop
+        )
+        self._plugins.startup(self)
+        self._graph.engine.telemetry.trace(
+            Severity.INFO,
+            "mesh",
+            "ready",
+            {"providers": list(self._graph.providers), "pools": list(self._graph.pools)},
+        )
+
+    def shutdown(self) -> None:
+        """Flush statistics, close connectors, end threads. Never raises for a failing connector; harmless to repeat.
+
+        Raises:
+            UsageError: Called on the mesh's own event loop.
+        """
+        if self._closed:
+            return
+        if self._graph is not None:
+            self._end_requests()
+            self._loop.run(self._graph.aclose())
+            self._graph.close_observability()
+        self._loop.close()
+        self._closed = True
+
+    async def ashutdown(self) -> None:
+        """Do what `shutdown` does, from a running event loop, closing this loop's connections on it."""
+        if self._closed:
+            return
+        if self._graph is not None:
+            self._end_requests()
+            await self._graph.aclose()
+            self._graph.close_observability()
+        self._loop.close()
+        self._closed = True
+
+    def _end_requests(self) -> None:
+        assert self._graph is not None
+        self._plugins.shutdown(self)
+        self._graph.engine.telemetry.trace(Severity.INFO, "mesh", "shutting down")
+        try:
+            self._graph.engine.statistics.flush()
+        except ModelMeshError as error:
+            self._graph.engine.telemetry.trace(
+                Severity.ERROR, "mesh", "the last statistics could not be flushed", error=str(error)
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.ashutdown()
+
+    # --- parts ------------------------------------------------------------------
+
+    @property
+    def plugins(self) -> PluginHost:
+        """Where connectors come from."""
+        return self._plugins
+
+    def get_router(self) -> Router:
+        """Return the router."""
+        return self._built().router
+
+    def get_client(self) -> OpenAIClient:
+        """Return a blocking client on this mesh."""
+        from modelmesh.client import OpenAIClient
+
+        self._built()
+        return OpenAIClient(self)
+
+    def get_async_client(self) -> AsyncOpenAIClient:
+        """Return an asynchronous client on this mesh."""
+        from modelmesh.client import AsyncOpenAIClient
+
+        self._built()
+        return AsyncOpenAIClient(self)
+
+    def get_registry(self) -> ModelRegistry:
+        """Return the registry of models."""
+        return self._built().registry
+
+    def get_statistics(self) -> StatisticsCollector:
+        """Return the statistics."""
+        return self._built().engine.statistics
+
+    stats = get_statistics
+
+    # --- looking ------------------------------------------------------------------
+
+    def list_pools(self) -> list[str]:
+        """Names of the pools."""
+        return list(self._built().pools)
+
+    def list_models(self) -> list[str]:
+        """IDs of the models."""
+        return [model.name for model in self._built().registry.list_models()]
+
+    def active_providers(self) -> list[str]:
+        """Names of the providers that may be called now."""
+        return [name for name, provider in self._built().providers.items() if provider.is_available()]
+
+    def pool_status(self) -> dict[str, dict[str, Any]]:
+        """Say of each pool how many models are active and standby, and which one a request would get now."""
+        status: dict[str, dict[str, Any]] = {}
+        for name, pool in self._built().pools.items():
+            state = pool.get_state()
+            status[name] = {
+                "active": state.active_count,
+                "standby": state.standby_count,
+                "total": state.active_count + state.standby_count,
+                "current_model": self._current(name),
+                "total_requests": state.total_requests,
+                "rotation_events": state.rotation_events,
+            }
+        return status
+
+    def describe(self) -> str:
+        """Show pools and their models as text; an arrow marks the one a request would get now."""
+        lines: list[str] = []
+        for name, pool in self._built().pools.items():
+            strategy = type(pool.rotation.strategy).__name__
+            lines.append(f'Pool "{name}" (strategy: {pool.strategy_id or strategy})')
+            if pool.hierarchy_node:
+                lines.append(f"  capability: {pool.hierarchy_node}")
+            current = self._current(name)
+            for member in pool.members.values():
+                arrow = "→" if member.model_id == current else " "
+                why = f": {member.reason}" if member.reason else ""
+                lines.append(f"  {arrow} {member.model_id} [{member.provider_id}] ({member.status}{why})")
+        return "\n".join(lines)
+
+    def virtual_models(self) -> list[dict[str, Any]]:
+        """List what may be asked for as ``model``, in the shape of OpenAI's ``/v1/models`` data."""
+        return [
+            {"id": name, "object": "model", "created": self._built().created, "owned_by": "modelmesh"}
+            for name in self.list_pools()
+        ]
+
+    def rotate(self, pool: str) -> str:
+        """Move the pool's current model to standby until it is recovered by hand; return the next model's ID.
+
+        Raises:
+            KeyError: There is no such pool.
+            NoActiveModelError: The pool has no other active model.
+        """
+        target = self.get_router().get_pool(pool)
+        current = self._current(pool)
+        if current is None or len(target.get_active_models()) < 2:
+            raise target.no_active_model() if current is None else UsageError(
+                f"pool {pool!r} has no other active model to rotate to"
+            )
+        target.deactivate(target.members[current].model, DeactivationReason.MANUAL.value)
+        following = self._current(pool)
+        assert following is not None
+        return following
+
+    def _current(self, pool: str) -> str | None:
+        try:
+            result = self._built().router.pipeline.execute(PipelineRequest(pool, dry_run=True))
+        except ModelMeshError:
+            return None
+        return result.selected.model_id
+
+    # --- the blocking door ----------------------------------------------------------
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine on the mesh's own loop thread and wait for it.
+
+        Raises:
+            UsageError: Called on that thread.
+        """
+        return self._loop.run(coroutine)
+
+    def run_stream(self, stream: AsyncGenerator[Item, None]) -> Iterator[Item]:
+        """Yield a stream's items to a blocking caller; closing the iterator closes the stream."""
+        return self._loop.iterate(stream)
+
+    def _built(self) -> Graph:
+        if self._graph is None:
+            raise UsageError("the mesh has no configuration yet; call initialize(...) first")
+        return self._graph

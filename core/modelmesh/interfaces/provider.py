@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from modelmesh.errors import Category
@@ -321,7 +322,7 @@ class Receipt:
     def rotations(self) -> int:
         """How often the request moved from one model to another."""
         ids = [attempt.model_id for attempt in self.attempts]
-        return sum(1 for before, after in zip(ids, ids[1:], strict=False) if before != after)
+        return sum(1 for before, after in pairwise(ids) if before != after)
 
     @property
     def retries(self) -> int:

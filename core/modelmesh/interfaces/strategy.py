@@ -209,6 +209,39 @@ class SelectionResult:
 
 
 @runtime_checkable
+class CandidateSequence(Protocol):
+    """What the engine hands strategies: a sequence of candidates that also answers by ID and by place.
+
+    Plain lists work as well, in tests and in pools filtered by a stage of somebody's own; ``BaseStrategy`` makes
+    both look alike. IDs may be those of members that are not candidates just now: they keep their place.
+    """
+
+    def __len__(self) -> int:
+        """How many stand to be chosen."""
+        ...
+
+    def __getitem__(self, index: int) -> Candidate:
+        """The candidate at a position, in pool order."""
+        ...
+
+    def get(self, model_id: str) -> Candidate | None:
+        """Return the candidate of this ID, or None."""
+        ...
+
+    def at_or_after(self, model_id: str) -> Candidate:
+        """Return this candidate, or the next after its place, circularly."""
+        ...
+
+    def following(self, model_id: str) -> Candidate:
+        """Return the next candidate after this member's place, circularly; itself last."""
+        ...
+
+    def after(self, model_id: str) -> Sequence[Candidate]:
+        """Return all but this one, in circular order from behind its place."""
+        ...
+
+
+@runtime_checkable
 class SelectionStrategy(Protocol):
     """Chooses among the active candidates of one pool. Inherit ``modelmesh_cdk.BaseStrategy``.
 

@@ -1,0 +1,199 @@
+"""Whom a request calls next: the one machine behind plain, streamed, synchronous and asynchronous requests.
+
+`attempts` is a generator over values. It yields a member to call or a pause to wait, is sent the error of that call
+(None for success), and ends, or raises what the caller of the request shall see. It does no I/O and reads the time
+from the clock it is given; the drivers in `modelmesh._engine.driver` do the awaiting.
+
+The walk, under the default ``prefer: rotate``:
+
+1. Every active candidate once, the chosen one first, without any wait and at no cost to the retry budget.
+2. Those that rest after errors, the one due first leading: they may have healed, and the request has nobody else.
+3. Retries: after a wait (backoff, or the provider's own ``Retry-After``), those whose failure may pass.
+
+Steps 2 and 3 take from the retry budget of the pool, so that an outage is not amplified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelmesh._engine.pool import RATE_LIMITED
+from modelmesh._engine.retry import RetryClass
+from modelmesh.errors import ContentFilterError, InvalidRequestError, ProviderError
+
+if TYPE_CHECKING:
+    from modelmesh._engine.call import Call
+    from modelmesh._engine.pool import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait before the next attempt.
+
+    Attributes:
+        seconds: How long.
+        error: What it is waited for, or None when only a rest has to end.
+    """
+
+    seconds: float
+    error: ProviderError | None
+
+
+Steps = Generator["Member | Pause", ProviderError | None, None]
+Failures = dict[str, tuple["Member", ProviderError]]
+
+
+def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
+    """Yield the members to call and the pauses between; send the error of each call, None ends it.
+
+    Args:
+        call: The request: its pool, deadline and caps.
+        chosen: The strategy's choice.
+        others: The remaining candidates, best first; read only when the chosen one has failed.
+
+    Raises:
+        InvalidRequestError: The caller's own mistake, at once.
+        ContentFilterError: Likewise.
+        DeadlineExceededError: The request's deadline passed.
+        AllProvidersExhaustedError: Nobody is left to call.
+    """
+    failed: Failures = {}
+    last: ProviderError | None = None
+    for member in _walk(call, chosen, others):
+        _check_caps(call, last)
+        error = yield member
+        if error is None:
+            return
+        last = _returned_unless_rotatable(error)
+        failed[member.model_id] = (member, error)
+        if call.policy.retry.prefer == "retry":
+            again = [(member, error), *((other, error) for other in _scope(call, member, failed))]
+            last = yield from _retries(call, again)
+            if last is None:
+                return
+            failed[member.model_id] = (member, last)
+    for member in _resting(call, failed):
+        _check_caps(call, last)
+        wait = _asked_wait(call, member)
+        if wait is None:
+            continue
+        if failed and not call.pool.take_retry(call):
+            break
+        if wait:
+            yield Pause(wait, last)
+        error = yield member
+        if error is None:
+            return
+        last = _returned_unless_rotatable(error)
+        failed[member.model_id] = (member, last)
+    if last is None:
+        raise call.pool.no_active_model()
+    if call.policy.retry.prefer == "rotate":
+        last = yield from _retries(call, list(failed.values()))
+        if last is None:
+            return
+    raise call.exhausted(last)
+
+
+def _walk(call: Call, chosen: Member, others: Iterable[Member]) -> Iterator[Member]:
+    """Yield each candidate once while it is active; a member whose trial call runs already goes last."""
+    late: list[Member] = []
+    if chosen.is_on_trial():
+        late.append(chosen)
+    elif chosen.active:
+        yield chosen
+    for member in others:
+        if member.is_on_trial():
+            late.append(member)
+        elif member.active:
+            yield member
+    yield from (member for member in late if member.active)
+
+
+def _resting(call: Call, failed: Failures) -> Iterator[Member]:
+    """Yield the members that rest after errors and were not called for this request, the one due first leading."""
+    return iter(
+        sorted(
+            (member for member in call.everyone() if member.may_have_healed() and member.model_id not in failed),
+            key=lambda member: member.due,
+        )
+    )
+
+
+def _asked_wait(call: Call, member: Member) -> float | None:
+    """Return the seconds a resting member's provider still wants left alone; None if that is too long to wait."""
+    if member.reason != RATE_LIMITED:
+        return 0.0
+    wait = max(0.0, member.due - call.clock.monotonic())
+    return wait if wait <= call.policy.retry.max_delay and call.has_time_for(wait) else None
+
+
+def _retries(
+    call: Call, waiting: list[tuple[Member, ProviderError]]
+) -> Generator[Member | Pause, ProviderError | None, ProviderError | None]:
+    """Yield a pause and a member in turn, until one answers or retrying is over.
+
+    Args:
+        call: The request.
+        waiting: Whom to call again, with the error each gave; taken over.
+
+    Returns:
+        The last error, or None when a retry succeeded.
+    """
+    policy = call.policy.retry
+    last = waiting[-1][1]
+    for number in range(1, policy.max_attempts + 1):
+        waiting = [(member, error) for member, error in waiting if _may_pass(call, error)]
+        if not waiting:
+            break
+        # Whoever asked for the shortest wait, and among equals whoever was called longest ago.
+        member, error = min(waiting, key=lambda pair: pair[1].retry_after or 0.0)
+        delay = policy.get_delay(number, error, random=call.random)
+        if delay is None or not call.has_time_for(delay) or not call.pool.take_retry(call):
+            break
+        _check_caps(call, last)
+        yield Pause(delay, error)
+        _check_caps(call, last)
+        failure = yield member
+        if failure is None:
+            return None
+        last = _returned_unless_rotatable(failure)
+        waiting = [pair for pair in waiting if pair[0] is not member] + [(member, last)]
+    return last
+
+
+def _scope(call: Call, member: Member, failed: Failures) -> list[Member]:
+    """Whom ``prefer: retry`` may call besides the member that failed."""
+    scope = call.policy.retry.scope
+    if scope == "same_model":
+        return []
+    return [
+        other
+        for other in call.everyone()
+        if other.active
+        and other is not member
+        and other.model_id not in failed
+        and (scope == "any" or other.provider_id == member.provider_id)
+    ]
+
+
+def _may_pass(call: Call, error: ProviderError) -> bool:
+    return call.policy.retry.classify_error(error) is not RetryClass.NON_RETRYABLE
+
+
+def _returned_unless_rotatable(error: ProviderError) -> ProviderError:
+    """Give back an error that another model may not have; raise the caller's own mistakes."""
+    if isinstance(error, (InvalidRequestError, ContentFilterError)):
+        raise error
+    return error
+
+
+def _check_caps(call: Call, last: ProviderError | None) -> None:
+    """Raise when the request's deadline, attempt cap or cost cap forbids another attempt."""
+    if not call.has_time_for(0.0):
+        raise call.late() from last
+    if call.over_caps():
+        raise call.exhausted(last)
+

@@ -1,0 +1,157 @@
+"""One request on its way: what was asked, how much time is left, what was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from modelmesh._engine.model import STREAMING
+from modelmesh._engine.policies import PoolPolicy
+from modelmesh.errors import AllProvidersExhaustedError, DeadlineExceededError, ProviderError
+from modelmesh.interfaces.provider import AttemptRecord, Operation, ProviderRequest, Receipt, Timeouts
+from modelmesh.interfaces.runtime import Clock, Random
+
+if TYPE_CHECKING:
+    from modelmesh._engine.pipeline import PipelineResult
+    from modelmesh._engine.pool import CapabilityPool, Member
+
+
+class Call:
+    """One request, from routing to its last attempt.
+
+    Attributes:
+        retrying: Whether it holds a place in the pool's retry budget.
+        provider_seconds: Time spent waiting for providers.
+        waited_seconds: Time spent in pauses between attempts.
+        last_member: Whom the last attempt called.
+        partial: Text of broken streams that the caller has seen already, under ``on_stream_failure: continue``.
+    """
+
+    __slots__ = (
+        "attempts",
+        "capability",
+        "clock",
+        "deadline_at",
+        "headers",
+        "last_member",
+        "metadata",
+        "operation",
+        "partial",
+        "payload",
+        "policy",
+        "pool",
+        "provider_seconds",
+        "random",
+        "request_id",
+        "retrying",
+        "route",
+        "started",
+        "stream",
+        "timeouts",
+        "waited_seconds",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        capability: str,
+        operation: Operation,
+        payload: Mapping[str, Any],
+        *,
+        route: PipelineResult,
+        started: float,
+        clock: Clock,
+        random: Random,
+        metadata: Mapping[str, Any],
+        headers: Mapping[str, str],
+    ) -> None:
+        self.request_id = request_id
+        self.capability = capability
+        self.operation = operation
+        self.payload = payload
+        self.route = route
+        self.pool: CapabilityPool = route.pool
+        self.policy: PoolPolicy = route.pool.policy
+        self.stream = route.delivery_mode == STREAMING
+        self.started = started
+        self.clock = clock
+        self.random = random
+        self.metadata = metadata
+        self.headers = headers
+        self.attempts: list[AttemptRecord] = []
+        self.retrying = False
+        self.provider_seconds = 0.0
+        self.waited_seconds = 0.0
+        self.last_member: Member | None = None
+        self.partial = ""
+        own = metadata.get("deadline") if metadata else None
+        seconds = self.policy.deadline if own is None else float(own)
+        self.deadline_at = None if seconds is None else started + seconds
+        self.timeouts: Timeouts = self.policy.timeouts
+
+    @property
+    def delivery_mode(self) -> str:
+        """``sync`` or ``streaming``."""
+        return self.route.delivery_mode
+
+    def everyone(self) -> Sequence[Member]:
+        """Every member that could serve the request, active or not."""
+        return self.route.everyone()
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether the deadline is further away than this."""
+        return self.deadline_at is None or self.clock.monotonic() + seconds < self.deadline_at
+
+    def over_caps(self) -> bool:
+        """Whether the attempt cap or the cost cap is reached."""
+        policy = self.policy
+        if policy.max_attempts is not None and len(self.attempts) >= policy.max_attempts:
+            return True
+        return policy.max_cost is not None and sum(a.cost or 0.0 for a in self.attempts) >= policy.max_cost
+
+    def request_for(self, member: Member) -> ProviderRequest:
+        """Build the request of the next attempt."""
+        return ProviderRequest(
+            member.model.wire_name,
+            self.payload,
+            self.operation,
+            self.stream,
+            self.timeouts,
+            self.headers,
+            self.metadata,
+            self.request_id,
+        )
+
+    def receipt(self) -> Receipt:
+        """Say what the request took so far."""
+        return Receipt(self.request_id, self.pool.name, self.attempts, self.overhead_us())
+
+    def overhead_us(self) -> float:
+        """Microseconds the router itself took so far."""
+        busy = self.clock.monotonic() - self.started - self.provider_seconds - self.waited_seconds
+        return max(0.0, busy * 1e6)
+
+    def continue_after(self, text: str) -> None:
+        """Make the next attempt go on where a broken stream ended: its text becomes the assistant's last turn."""
+        if not text:
+            return
+        messages = list(self.payload.get("messages") or ())
+        if self.partial:
+            messages.pop()
+        self.partial += text
+        self.payload = {**self.payload, "messages": [*messages, {"role": "assistant", "content": self.partial}]}
+
+    def exhausted(self, last: ProviderError | None) -> AllProvidersExhaustedError:
+        """Build the error of a request with nobody left to call."""
+        error = AllProvidersExhaustedError(
+            self.pool.name, attempts=len(self.attempts), last_error=last, receipt=self.receipt()
+        )
+        error.__cause__ = last
+        return error
+
+    def late(self) -> DeadlineExceededError:
+        """Build the error of a request whose deadline passed."""
+        seconds = (self.deadline_at or self.started) - self.started
+        error = DeadlineExceededError(seconds, pool_name=self.pool.name, attempts=len(self.attempts))
+        error.receipt = self.receipt()
+        return error

@@ -1,0 +1,323 @@
+"""Carries out what the attempt machine decides: awaits providers, enforces the clocks, reports outcomes.
+
+Both doors use the same machine. `Driver.complete` awaits whole answers; `Driver.stream` yields chunks and knows the
+commit point, the first content of an answer: before it everything is held back and may be thrown away with a failed
+attempt, after it nothing is replayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from modelmesh._engine.attempt import Pause, Steps, attempts
+from modelmesh._engine.call import Call
+from modelmesh._engine.pool import Member
+from modelmesh._engine.recorder import Recorder
+from modelmesh._engine.streaming import StreamProgress
+from modelmesh._engine.tokens import estimate_usage
+from modelmesh.errors import ModelMeshError, ProviderError, ProviderTimeoutError, StreamInterruptedError
+from modelmesh.interfaces.provider import ProviderChunk, ProviderRequest, ProviderResponse
+
+if TYPE_CHECKING:
+    from modelmesh.plugins import PluginHost
+
+
+class Driver:
+    """Awaits what the machine asks for."""
+
+    def __init__(self, recorder: Recorder, plugins: PluginHost) -> None:
+        self._recorder = recorder
+        self._plugins = plugins
+
+    # --- whole answers ------------------------------------------------------
+
+    async def complete(self, call: Call) -> ProviderResponse:
+        """Answer the request whole.
+
+        Raises:
+            ModelMeshError: See `modelmesh._engine.attempt.attempts`.
+        """
+        self._open(call)
+        steps = attempts(call, call.route.selected, _Others(call))
+        error: ProviderError | None = None
+        try:
+            step = next(steps)
+            while True:
+                if type(step) is Pause:
+                    await self._pause(call, step)
+                    step = steps.send(None)
+                    continue
+                assert isinstance(step, Member)
+                answer = await self._attempt(call, step, error)
+                if isinstance(answer, ProviderResponse):
+                    return answer
+                error = answer
+                step = steps.send(error)
+        finally:
+            steps.close()
+            self._close(call)
+
+    async def _attempt(
+        self, call: Call, member: Member, before: ProviderError | None
+    ) -> ProviderResponse | ProviderError:
+        """Make one call; return its answer or what was wrong."""
+        request = self._begin(call, member, before)
+        model, clock = member.model, call.clock
+        total = call.timeouts.total
+        remaining = None if call.deadline_at is None else call.deadline_at - clock.monotonic()
+        limit = remaining if total is None else total if remaining is None else min(total, remaining)
+        model.in_flight += 1
+        started = clock.monotonic()
+        error: ProviderError
+        try:
+            async with asyncio.timeout(limit) as timer:
+                response = await model.provider.connector.complete(request)
+        except asyncio.CancelledError:
+            if not _is_being_cancelled():
+                # The connector cancelled itself: a failed attempt like any other.
+                error = ProviderError(f"provider {member.provider_id!r} cancelled its own call")
+            else:
+                self._recorder.cancelled(
+                    call, member, latency=clock.monotonic() - started, usage=estimate_usage(call.payload, "")
+                )
+                raise
+        except Exception as raised:
+            if isinstance(raised, TimeoutError) and timer.expired():
+                error = ProviderTimeoutError(
+                    f"no answer from {member.model_id} in {limit:g} s", timeout_seconds=limit, clock="total"
+                )
+                error = model.provider.understand(error, model)
+            else:
+                error = model.provider.understand(raised, model)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            # A connector that raises SystemExit or the like takes nobody down with it.
+            error = ProviderError(f"provider {member.provider_id!r} raised {type(raised).__name__}")
+            error = model.provider.understand(error, model)
+        else:
+            latency = clock.monotonic() - started
+            call.provider_seconds += latency
+            usage = response.usage
+            if usage is None:
+                usage = estimate_usage(call.payload, content_of(response.data))
+            if response.rate_limits is not None:
+                model.provider.rate_limits = response.rate_limits
+            record = self._recorder.succeeded(call, member, latency=latency, usage=usage, response=response.data)
+            if self._plugins.has_attempt_hooks:
+                self._plugins.after_attempt(request, record)
+            return response
+        finally:
+            model.in_flight -= 1
+        latency = clock.monotonic() - started
+        call.provider_seconds += latency
+        self._recorder.failed(call, member, error, latency=latency)
+        if self._plugins.has_attempt_hooks:
+            self._plugins.after_attempt(request, call.attempts[-1])
+        return error
+
+    # --- streams --------------------------------------------------------------
+
+    async def stream(self, call: Call) -> AsyncGenerator[ProviderChunk, None]:
+        """Answer the request in chunks.
+
+        Raises:
+            StreamInterruptedError: The stream broke after its first content; ``partial`` holds the text so far.
+            ModelMeshError: Before the first content, as for `complete`.
+        """
+        self._open(call)
+        steps = attempts(call, call.route.selected, _Others(call))
+        error: ProviderError | None = None
+        try:
+            step = next(steps)
+            while True:
+                if type(step) is Pause:
+                    await self._pause(call, step)
+                    step = steps.send(None)
+                    continue
+                assert isinstance(step, Member)
+                progress = StreamProgress(call, step)
+                async with aclosing(self._stream_attempt(call, step, error, progress)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                if progress.error is None:
+                    return
+                error = progress.error
+                if progress.committed and call.policy.on_stream_failure != "continue":
+                    raise error
+                if progress.committed:
+                    call.continue_after(progress.text)
+                step = self._next_or_partial(steps, error, call)
+        finally:
+            steps.close()
+            self._close(call)
+
+    def _next_or_partial(self, steps: Steps, error: ProviderError, call: Call) -> Member | Pause:
+        """Ask the machine what is next; when it gives up after content was sent, the caller gets the partial text."""
+        try:
+            return steps.send(error)
+        except ModelMeshError as final:
+            if call.partial:
+                raise StreamInterruptedError(
+                    f"the stream broke and nobody could continue it: {final}", partial=call.partial
+                ) from final
+            raise
+
+    async def _stream_attempt(
+        self, call: Call, member: Member, before: ProviderError | None, progress: StreamProgress
+    ) -> AsyncGenerator[ProviderChunk, None]:
+        """Yield what one attempt may show the caller; its failure, if any, is left in ``progress.error``."""
+        request = self._begin(call, member, before)
+        model, clock = member.model, call.clock
+        model.in_flight += 1
+        progress.started = clock.monotonic()
+        upstream: AsyncIterator[ProviderChunk] | None = None
+        try:
+            upstream = model.provider.connector.stream(request)
+            while True:
+                limit, which = progress.limit(clock.monotonic())
+                try:
+                    async with asyncio.timeout(limit) as timer:
+                        chunk = await anext(upstream)
+                except StopAsyncIteration:
+                    break
+                except TimeoutError as raised:
+                    if not timer.expired():
+                        progress.error = model.provider.understand(raised, model)
+                    else:
+                        progress.error = progress.timed_out(which)
+                    break
+                for ready in progress.take(chunk, clock.monotonic()):
+                    shown_at = clock.monotonic()
+                    yield ready
+                    progress.consumer_seconds += clock.monotonic() - shown_at
+            if progress.error is None:
+                progress.end()
+        except (asyncio.CancelledError, GeneratorExit) as raised:
+            if isinstance(raised, GeneratorExit) or _is_being_cancelled():
+                self._recorder.cancelled(
+                    call, member, latency=clock.monotonic() - progress.started, usage=progress.usage_so_far()
+                )
+                progress.abandoned = True
+                raise
+            progress.error = ProviderError(f"provider {member.provider_id!r} cancelled its own call")
+        except KeyboardInterrupt:
+            raise
+        except Exception as raised:
+            progress.error = model.provider.understand(raised, model)
+        except BaseException as raised:
+            progress.error = ProviderError(f"provider {member.provider_id!r} raised {type(raised).__name__}")
+        finally:
+            model.in_flight -= 1
+            await _close_quietly(upstream)
+        self._settle_stream(call, member, request, progress)
+        if progress.error is None:
+            for ready in progress.release():
+                yield ready
+
+    def _settle_stream(
+        self, call: Call, member: Member, request: ProviderRequest, progress: StreamProgress
+    ) -> None:
+        latency = call.clock.monotonic() - progress.started - progress.consumer_seconds
+        call.provider_seconds += latency
+        call.waited_seconds += progress.consumer_seconds
+        if progress.error is None:
+            self._recorder.succeeded(
+                call,
+                member,
+                latency=latency,
+                usage=progress.usage_so_far(),
+                first_token=progress.first_token_seconds,
+                response=progress.text,
+            )
+        else:
+            progress.error = member.model.provider.understand(progress.error, member.model)
+            progress.attach_partial()
+            self._recorder.failed(
+                call,
+                member,
+                progress.error,
+                latency=latency,
+                usage=progress.usage_so_far() if progress.text else None,
+                first_token=progress.first_token_seconds,
+            )
+        if self._plugins.has_attempt_hooks:
+            self._plugins.after_attempt(request, call.attempts[-1])
+
+    # --- both -------------------------------------------------------------------
+
+    def _open(self, call: Call) -> None:
+        call.pool.active_requests += 1
+
+    def _close(self, call: Call) -> None:
+        pool = call.pool
+        pool.active_requests -= 1
+        pool.total_requests += 1
+        if call.retrying:
+            pool.active_retries -= 1
+            call.retrying = False
+
+    def _begin(self, call: Call, member: Member, error: ProviderError | None) -> ProviderRequest:
+        before = call.last_member
+        if before is not None and before is not member:
+            self._recorder.rotated(call, member, error)
+        call.last_member = member
+        request = call.request_for(member)
+        if self._plugins.has_attempt_hooks:
+            self._plugins.before_attempt(
+                request,
+                {
+                    "model_id": member.model_id,
+                    "provider_id": member.provider_id,
+                    "pool_id": call.pool.name,
+                    "attempt": len(call.attempts) + 1,
+                },
+            )
+        return request
+
+    async def _pause(self, call: Call, pause: Pause) -> None:
+        self._recorder.paused(call, pause.seconds, pause.error)
+        started = call.clock.monotonic()
+        await call.clock.sleep(pause.seconds)
+        call.waited_seconds += call.clock.monotonic() - started
+
+
+class _Others:
+    """The candidates after the chosen one, ranked only if the chosen one fails."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._call.route.others())
+
+
+def _is_being_cancelled() -> bool:
+    """Whether somebody cancelled the running task, rather than the connector itself raising CancelledError."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _close_quietly(upstream: AsyncIterator[ProviderChunk] | None) -> None:
+    """Close a provider's stream, and with it its connection; what it raises then concerns nobody any more."""
+    close = getattr(upstream, "aclose", None)
+    if close is None:
+        return
+    try:
+        await close()
+    except Exception:  # noqa: S110 (the attempt's outcome is settled)
+        pass
+
+
+def content_of(data: dict[str, Any]) -> str:
+    """Return the text of the first choice of a chat answer; empty when it has none."""
+    choices = data.get("choices")
+    if not choices:
+        return ""
+    content = choices[0].get("message", {}).get("content")
+    return content if isinstance(content, str) else ""

@@ -1,0 +1,39 @@
+"""What one mesh shares between its doors: time, randomness, the driver, and the thread for blocking callers."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from itertools import count
+
+from modelmesh._engine.driver import Driver
+from modelmesh._engine.loop_thread import LoopThread
+from modelmesh._engine.telemetry import Telemetry
+from modelmesh.interfaces.runtime import Clock, Random
+from modelmesh.statistics import StatisticsCollector
+
+
+class RequestIds:
+    """Request IDs: a random prefix for the mesh and a running number, so they cost nothing and sort by age."""
+
+    def __init__(self, random: Random) -> None:
+        self._prefix = f"req_{int(random.random() * 2**48):012x}_"
+        self._numbers = count(1)
+
+    def __call__(self) -> str:
+        """Return the next one."""
+        return f"{self._prefix}{next(self._numbers):x}"
+
+
+@dataclass(slots=True)
+class Engine:
+    """The parts of a mesh that its router works with."""
+
+    clock: Clock
+    random: Random
+    driver: Driver
+    telemetry: Telemetry
+    statistics: StatisticsCollector
+    loop: LoopThread
+    request_ids: RequestIds
+    lock: threading.RLock = field(default_factory=threading.RLock)

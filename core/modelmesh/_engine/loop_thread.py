@@ -1,0 +1,106 @@
+"""The mesh's own event loop on its own thread: the synchronous door to the asynchronous engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from modelmesh.errors import UsageError
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+
+class LoopThread:
+    """An event loop that runs on a daemon thread from its first use until it is closed."""
+
+    def __init__(self, name: str = "modelmesh-loop") -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the loop was started and not closed."""
+        return self._loop is not None
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine on the loop and wait for its result; interrupting the wait cancels it.
+
+        Raises:
+            UsageError: Called on the loop's own thread, which would wait for itself, or after `close`.
+        """
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+        except UsageError:
+            coroutine.close()
+            raise
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, stream: AsyncGenerator[Item, None]) -> Iterator[Item]:
+        """Yield a stream's items; leaving the iteration early closes the stream."""
+        try:
+            while True:
+                try:
+                    yield self.run(_next(stream))
+                except StopAsyncIteration:
+                    return
+        finally:
+            if self.is_running:
+                self.run(_close(stream))
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        if threading.current_thread() is self._thread:
+            raise UsageError(
+                "a blocking method was called on the mesh's own event loop, where it would wait for itself; "
+                "await the asynchronous method instead (acomplete, AsyncOpenAIClient)"
+            )
+        with self._lock:
+            if self._closed:
+                raise UsageError("the mesh is shut down; build a new one")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Cancel what runs, stop the loop, end the thread; harmless when repeated or never started."""
+        with self._lock:
+            self._closed = True
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None or loop.is_closed():
+            return
+        if threading.current_thread() is thread:
+            raise UsageError("the mesh's own event loop cannot shut itself down; call shutdown() from elsewhere")
+        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(timeout)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout)
+        if not thread.is_alive():
+            loop.close()
+        self._loop = None
+
+
+async def _next(stream: AsyncGenerator[Item, None]) -> Item:
+    return await anext(stream)
+
+
+async def _close(stream: AsyncGenerator[Any, None]) -> None:
+    await stream.aclose()
+
+
+async def _cancel_all() -> None:
+    own = asyncio.current_task()
+    tasks = [task for task in asyncio.all_tasks() if task is not own]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

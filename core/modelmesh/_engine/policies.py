@@ -1,0 +1,85 @@
+"""The rules of one pool as plain values: what counts, when a model rests, how a request may go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from modelmesh._engine.retry import RetryPolicy
+from modelmesh.interfaces.provider import Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class DeactivationRules:
+    """When a model goes standby.
+
+    Attributes:
+        retry_limit: Consecutive counted failures.
+        error_rate_threshold: Share of failures, 0.0-1.0, over the window.
+        error_rate_min_samples: Outcomes the window must hold before the rate means anything.
+        error_codes: Statuses that count; failures without a status (timeouts, broken connections) count as well.
+        request_limit: Requests, or None.
+        token_limit: Tokens, or None.
+        budget_limit: USD, or None.
+    """
+
+    retry_limit: int = 3
+    error_rate_threshold: float = 0.5
+    error_rate_min_samples: int = 10
+    error_codes: frozenset[int] = frozenset({429, 500, 503})
+    request_limit: int | None = None
+    token_limit: int | None = None
+    budget_limit: float | None = None
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether a success can deactivate a model, too."""
+        return not (self.request_limit is None and self.token_limit is None and self.budget_limit is None)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryRules:
+    """When a model comes back.
+
+    Attributes:
+        cooldown: Seconds of the first rest; each further one in a row doubles it.
+        max_cooldown: Seconds, the longest rest that growing leads to.
+    """
+
+    cooldown: float = 60.0
+    max_cooldown: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPolicy:
+    """Everything a pool's configuration says about how its requests are carried out.
+
+    Attributes:
+        deactivation: When a model goes standby.
+        recovery: When it comes back.
+        retry: How often and how long to wait before calling a model again.
+        timeouts: The clocks of each attempt.
+        deadline: Seconds for the whole request, over all attempts and waits; None for no limit.
+        max_attempts: Calls to providers per request; None for as many as candidates and retries allow.
+        max_cost: USD per request that may have been spent before another attempt starts; None for no limit.
+        retry_percent: Share of the pool's active requests that may be retrying at once, in percent.
+        retry_minimum: Retries that may run at once however few requests there are.
+        provider_deactivation: Which provider-level triggers act: ``on_auth_failure``, ``on_api_outage``.
+        provider_recovery: ``on_probe_success`` or ``on_manual``.
+        on_stream_failure: What happens when a stream breaks after its first content.
+        hold_time: Seconds a stream's content is held back under ``hold``.
+    """
+
+    deactivation: DeactivationRules = field(default_factory=DeactivationRules)
+    recovery: RecoveryRules = field(default_factory=RecoveryRules)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    deadline: float | None = 600.0
+    max_attempts: int | None = None
+    max_cost: float | None = None
+    retry_percent: float = 20.0
+    retry_minimum: int = 3
+    provider_deactivation: frozenset[str] = frozenset({"on_auth_failure"})
+    provider_recovery: str = "on_probe_success"
+    on_stream_failure: Literal["error", "hold", "continue"] = "error"
+    hold_time: float = 2.0

@@ -1,0 +1,526 @@
+"""A capability pool: its members, which of them take traffic, and every move between the two."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from modelmesh._engine.candidates import Candidates
+from modelmesh._engine.model import Model
+from modelmesh._engine.policies import PoolPolicy
+from modelmesh._engine.rotation import RotationPolicyService
+from modelmesh.errors import NoActiveModelError
+from modelmesh.interfaces.observability import EventType
+from modelmesh.interfaces.provider import ModelPricing, RateLimitStatus
+from modelmesh.interfaces.runtime import Clock
+from modelmesh.interfaces.strategy import (
+    DeactivationReason,
+    ModelStatus,
+    RecoveryTrigger,
+    SelectionRequest,
+    SelectionResult,
+)
+
+if TYPE_CHECKING:
+    from modelmesh._engine.call import Call
+    from modelmesh._engine.telemetry import Telemetry
+    from modelmesh.statistics import StatisticsCollector
+
+NEVER = float("inf")
+"""Due time of a rest that only a person, a probe or a calendar ends."""
+
+RATE_LIMITED = "rate_limited"
+"""Reason of a model that rests because its provider said for how long."""
+
+_HEALING = frozenset({DeactivationReason.ERROR_THRESHOLD.value, RATE_LIMITED})
+"""Reasons under which a model may be fine again before its rest is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """Counts of a pool at one moment; ``rotation_events`` are deactivations and recoveries."""
+
+    name: str
+    hierarchy_node: str
+    active_count: int
+    standby_count: int
+    total_requests: int
+    rotation_events: int
+
+
+class Member:
+    """A model's place in one pool: the live, read-only view strategies see, and the pool's own notes on it.
+
+    Attributes:
+        active: Whether it takes traffic from this pool.
+        reason: Why it does not.
+        due: Monotonic time at which it may return.
+        ejections: Rests in a row.
+        probation: Whether it has just come back and not yet answered: one failure sends it off again.
+    """
+
+    __slots__ = (
+        "active",
+        "due",
+        "ejections",
+        "model",
+        "model_id",
+        "pool",
+        "probation",
+        "provider_id",
+        "reason",
+        "rested_at",
+    )
+
+    def __init__(self, model: Model, pool: CapabilityPool) -> None:
+        self.model = model
+        self.pool = pool
+        self.model_id = model.name
+        self.provider_id = model.provider.name
+        self.active = True
+        self.reason: str | None = None
+        self.due = 0.0
+        self.ejections = 0
+        self.probation = False
+        self.rested_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"Member({self.model_id!r}, pool={self.pool.name!r}, {self.status})"
+
+    @property
+    def status(self) -> str:
+        """``active`` or ``standby`` in this pool."""
+        return ModelStatus.ACTIVE.value if self.active else ModelStatus.STANDBY.value
+
+    @property
+    def failure_count(self) -> int:
+        """Consecutive failures."""
+        return self.model.state.failure_count
+
+    @property
+    def error_rate(self) -> float:
+        """0.0-1.0."""
+        return self.model.state.error_rate
+
+    @property
+    def cooldown_remaining(self) -> float | None:
+        """Seconds, or None when no cooldown runs."""
+        if self.active or self.due == NEVER:
+            return None
+        return max(0.0, self.due - self.pool.clock.monotonic())
+
+    @property
+    def quota_used(self) -> int:
+        """Requests in the period."""
+        return self.model.state.quota_used
+
+    @property
+    def tokens_used(self) -> int:
+        """Tokens in the period."""
+        return self.model.state.tokens_used
+
+    @property
+    def cost_accumulated(self) -> float:
+        """USD in the period."""
+        return self.model.state.cost_accumulated
+
+    @property
+    def latency_history(self) -> Sequence[float]:
+        """Seconds."""
+        return self.model.state.latency_history
+
+    @property
+    def latency_avg(self) -> float | None:
+        """Mean seconds."""
+        history = self.model.state.latency_history
+        return sum(history) / len(history) if history else None
+
+    @property
+    def last_request(self) -> datetime | None:
+        """The last success."""
+        moment = self.model.state.last_request
+        return None if moment is None else datetime.fromtimestamp(moment, UTC)
+
+    @property
+    def last_failure(self) -> datetime | None:
+        """The last failure."""
+        moment = self.model.state.last_failure
+        return None if moment is None else datetime.fromtimestamp(moment, UTC)
+
+    @property
+    def deactivation_reason(self) -> str | None:
+        """Why it is standby."""
+        return self.reason
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts running."""
+        return self.model.in_flight
+
+    @property
+    def pricing(self) -> ModelPricing | None:
+        """As declared or as the provider says."""
+        return self.model.definition.pricing
+
+    @property
+    def rate_limits(self) -> RateLimitStatus | None:
+        """What the provider last said."""
+        return self.model.provider.rate_limits
+
+    @property
+    def features(self) -> Mapping[str, bool]:
+        """As declared."""
+        return self.model.definition.features
+
+    @property
+    def constraints(self) -> Mapping[str, Any]:
+        """As declared."""
+        return self.model.definition.constraints
+
+    def is_on_trial(self) -> bool:
+        """Whether it came back a moment ago and its first call is still running: others wait for what comes of it."""
+        return self.probation and self.model.in_flight > 0
+
+    def may_have_healed(self) -> bool:
+        """Whether it rests only because calls failed, so that a request with nobody else may try it."""
+        return not self.active and self.reason in _HEALING
+
+
+class CapabilityPool:
+    """The models that fulfil one capability.
+
+    Active and standby are this pool's own; ``ModelState.status`` follows them. Reading candidates costs a dictionary
+    look-up: the filtered views are kept until something moves.
+
+    Attributes:
+        name: The virtual model name callers use.
+        hierarchy_node: Path of the capability it serves; empty for an explicit pool.
+        policy: Its rules.
+        total_requests: Requests it served, not attempts.
+        rotation_events: Deactivations and recoveries.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hierarchy_node: str,
+        rotation_policy: RotationPolicyService,
+        telemetry: Telemetry,
+        *,
+        policy: PoolPolicy,
+        clock: Clock,
+        statistics: StatisticsCollector,
+        lock: threading.RLock,
+        priority: int = 0,
+        strategy_id: str = "",
+    ) -> None:
+        self.name = name
+        self.hierarchy_node = hierarchy_node
+        self.rotation = rotation_policy
+        self.policy = policy
+        self.clock = clock
+        self.priority = priority
+        self.strategy_id = strategy_id
+        self.total_requests = 0
+        self.rotation_events = 0
+        self.active_requests = 0
+        self.active_retries = 0
+        self._telemetry = telemetry
+        self._statistics = statistics
+        self._members: dict[str, Member] = {}
+        self._views: dict[tuple[object, ...], Candidates] = {}
+        self._active_count = 0
+        self._next_due = NEVER
+        # One lock for the whole mesh, since a provider's trouble moves members of many pools. It is held for
+        # microseconds and never across an await, so an event loop does not wait for anything but another thread's move.
+        self._lock = lock
+
+    def __repr__(self) -> str:
+        return f"CapabilityPool({self.name!r}, active={self._active_count}, members={len(self._members)})"
+
+    # --- members ----------------------------------------------------------
+
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """All members by model ID, in pool order."""
+        return self._members
+
+    @property
+    def _active_models(self) -> list[Model]:
+        return [member.model for member in self._members.values() if member.active]
+
+    @property
+    def _standby_models(self) -> list[Model]:
+        return [member.model for member in self._members.values() if not member.active]
+
+    def get_active_models(self) -> list[Model]:
+        """Models that take traffic, in pool order."""
+        return self._active_models
+
+    def get_standby_models(self) -> list[Model]:
+        """Models that rest, in pool order."""
+        return self._standby_models
+
+    def get_state(self) -> PoolState:
+        """Counts at this moment."""
+        return PoolState(
+            self.name,
+            self.hierarchy_node,
+            self._active_count,
+            len(self._members) - self._active_count,
+            self.total_requests,
+            self.rotation_events,
+        )
+
+    def fill(self, models: Sequence[Model]) -> None:
+        """Set the members, in this order; those that stay keep their place between active and standby."""
+        with self._lock:
+            before = self._members
+            self._members = {}
+            for model in models:
+                member = before.get(model.name)
+                if member is None or member.model is not model:
+                    member = Member(model, self)
+                    model.members.append(member)
+                self._members[model.name] = member
+            gone = [member for name, member in before.items() if self._members.get(name) is not member]
+            for member in gone:
+                member.model.members.remove(member)
+            self._membership_changed()
+        added = [name for name in self._members if name not in before]
+        removed = [name for name in before if name not in self._members]
+        if added or removed:
+            only = added[0] if len(added) == 1 and not removed else None
+            self._telemetry.event(
+                EventType.POOL_MEMBERSHIP_CHANGED,
+                pool_id=self.name,
+                model_id=only,
+                metadata={"added": added, "removed": removed},
+            )
+
+    def add_model(self, model: Model) -> None:
+        """Append a model."""
+        if model.name not in self._members:
+            self.fill([*(member.model for member in self._members.values()), model])
+
+    def remove_model(self, model: Model) -> None:
+        """Take a model out; unknown ones are none of its concern."""
+        self.fill([member.model for member in self._members.values() if member.model is not model])
+
+    def _membership_changed(self) -> None:
+        self._active_count = sum(1 for member in self._members.values() if member.active)
+        self._views.clear()
+        self.rotation.strategy.pool_changed(tuple(self._members))
+
+    # --- choosing ---------------------------------------------------------
+
+    def candidates(
+        self,
+        *,
+        node: frozenset[str] | None = None,
+        only: frozenset[str] | None = None,
+        mode: str | None = None,
+        provider: str | None = None,
+        active: bool = False,
+    ) -> Candidates:
+        """Return members in pool order, filtered; the same object until something moves.
+
+        Args:
+            node: Capability paths a candidate must have one of; None for any.
+            only: Model IDs to restrict to; None for any.
+            mode: Delivery mode it must offer; None for any.
+            provider: Provider it must belong to; None for any.
+            active: Whether standby members are left out.
+        """
+        key = (node, only, mode, provider, active)
+        view = self._views.get(key)
+        if view is None:
+            view = self._views[key] = Candidates(
+                tuple(self._members.values()),
+                [
+                    member
+                    for member in self._members.values()
+                    if (not active or member.active)
+                    and (only is None or member.model_id in only)
+                    and (provider is None or member.provider_id == provider)
+                    and (mode is None or mode in member.model.definition.delivery)
+                    and (node is None or not node.isdisjoint(member.model.definition.capabilities))
+                ],
+            )
+        return view
+
+    def sweep(self, now: float) -> None:
+        """Bring back every member whose rest is over. Costs a comparison when none is due."""
+        if now < self._next_due:
+            return
+        with self._lock:
+            due = [member for member in self._members.values() if not member.active and member.due <= now]
+            for member in due:
+                if member.active:
+                    continue  # its provider came back with an earlier one of this list
+                if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
+                    member.model.provider.recover(RecoveryTrigger.COOLDOWN_EXPIRED, now)
+                else:
+                    self.recover_member(member, RecoveryTrigger.COOLDOWN_EXPIRED, now=now)
+            self._note_next_due()
+
+    def choose(
+        self, candidates: Sequence[Member], request: SelectionRequest, *, dry_run: bool = False
+    ) -> SelectionResult:
+        """Ask the strategy; ``dry_run`` moves none of its pointers."""
+        with self._lock:
+            strategy = self.rotation.strategy
+            return (strategy.peek if dry_run else strategy.select)(candidates, request)
+
+    def rank(
+        self, candidates: Sequence[Member], request: SelectionRequest, selected: SelectionResult
+    ) -> Sequence[Member]:
+        """Order the others, best first."""
+        with self._lock:
+            ranked = self.rotation.strategy.rank(candidates, request, selected)
+        return ranked  # type: ignore[return-value]  # a strategy hands back the members it was given
+
+    def select(self, request: SelectionRequest) -> Model:
+        """Choose one active model.
+
+        Raises:
+            NoActiveModelError: None is active.
+        """
+        self.sweep(self.clock.monotonic())
+        candidates = self.candidates(mode=request.delivery_mode, active=True)
+        if not candidates:
+            raise self.no_active_model()
+        return self._members[self.choose(candidates, request).model_id].model
+
+    # --- moves ------------------------------------------------------------
+
+    def deactivate(self, model: Model, reason: str = DeactivationReason.MANUAL.value) -> None:
+        """Move a model to standby; with reason ``manual`` until `recover` is called. No-op when it rests already."""
+        member = self._members[model.name]
+        now = self.clock.monotonic()
+        rest = None if reason == DeactivationReason.MANUAL else self.rotation.recovery.rest_after(member.ejections + 1)
+        self.deactivate_member(member, reason, rest=rest, now=now)
+
+    def recover(self, model: Model) -> None:
+        """Make a model active at once. No-op when it is."""
+        self.recover_member(self._members[model.name], RecoveryTrigger.MANUAL, now=self.clock.monotonic())
+
+    def deactivate_member(self, member: Member, reason: str, *, rest: float | None, now: float) -> bool:
+        """Move a member to standby for ``rest`` seconds (None: until it is recovered).
+
+        A member that rests already stays as it is, but never comes back before the later of both times.
+
+        Returns:
+            Whether it moved.
+        """
+        due = NEVER if rest is None else now + rest
+        with self._lock:
+            if not member.active:
+                member.due = max(member.due, due)
+                if member.due == due:
+                    member.reason = reason
+                self._note_next_due()
+                return False
+            member.active = False
+            member.reason = reason
+            member.due = due
+            member.rested_at = now
+            member.probation = False
+            member.ejections += 1
+            self._active_count -= 1
+            self.rotation_events += 1
+            self._views.clear()
+            self._next_due = min(self._next_due, due)
+            state = member.model.state
+            state.deactivation_reason = reason
+            state.cooldown_remaining = 0.0 if rest is None else rest
+            if not any(other.active for other in member.model.members):
+                state.status = ModelStatus.STANDBY.value
+            member.model.provider.count_active()
+        self._statistics.record_rotation(member.model_id, member.provider_id, self.name)
+        self._telemetry.event(
+            EventType.MODEL_DEACTIVATED,
+            model_id=member.model_id,
+            provider_id=member.provider_id,
+            pool_id=self.name,
+            metadata={
+                "reason": str(reason),
+                "failure_count": state.failure_count,
+                "error_rate": state.error_rate,
+                "cooldown": rest,
+            },
+        )
+        return True
+
+    def recover_member(self, member: Member, trigger: RecoveryTrigger, *, now: float) -> None:
+        """Make a member active; after errors it is on probation until its first answer."""
+        with self._lock:
+            if member.active:
+                return
+            member.active = True
+            member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED and member.reason in _HEALING
+            if trigger is RecoveryTrigger.MANUAL:
+                member.ejections = 0
+            member.reason = None
+            member.due = 0.0
+            member.model.state.status = ModelStatus.ACTIVE.value
+            member.model.reset_state()
+            self._active_count += 1
+            self.rotation_events += 1
+            self._views.clear()
+            member.model.provider.count_active()
+        self._statistics.record_rotation(member.model_id, member.provider_id, self.name)
+        self._telemetry.event(
+            EventType.MODEL_ACTIVATED,
+            model_id=member.model_id,
+            provider_id=member.provider_id,
+            pool_id=self.name,
+            metadata={"trigger": trigger.value, "rested_seconds": round(now - member.rested_at, 3)},
+        )
+
+    def is_last_active(self, member: Member) -> bool:
+        """Whether nobody else of the pool takes traffic."""
+        return member.active and self._active_count == 1
+
+    def _note_next_due(self) -> None:
+        self._next_due = min((member.due for member in self._members.values() if not member.active), default=NEVER)
+
+    # --- retry budget -----------------------------------------------------
+
+    def take_retry(self, call: Call) -> bool:
+        """Whether the call may retry now: at most 20 % of the active requests at once, but always a few."""
+        if call.retrying:
+            return True
+        allowed = max(float(self.policy.retry_minimum), self.active_requests * self.policy.retry_percent / 100.0)
+        if self.active_retries >= allowed:
+            return False
+        call.retrying = True
+        self.active_retries += 1
+        return True
+
+    # --- errors -----------------------------------------------------------
+
+    def no_active_model(self) -> NoActiveModelError:
+        """Build the error that says who rests, why, and when the first of them may return."""
+        now = self.clock.monotonic()
+        resting = {
+            member.model_id: {"reason": member.reason, "cooldown_remaining": member.cooldown_remaining}
+            for member in self._members.values()
+            if not member.active
+        }
+        soonest = min((member.due for member in self._members.values() if not member.active), default=NEVER)
+        shown = ", ".join(f"{name} ({facts['reason']})" for name, facts in list(resting.items())[:5])
+        more = ", …" if len(resting) > 5 else ""
+        if not self._members:
+            message = f"pool {self.name!r} has no members"
+        else:
+            message = f"no model of pool {self.name!r} is active: {shown}{more}"
+        return NoActiveModelError(
+            message,
+            pool_name=self.name,
+            retry_after=None if soonest == NEVER else max(0.0, soonest - now),
+            details={"standby": resting},
+        )

@@ -1,0 +1,144 @@
+"""A configured provider: its connector, its state, and whether it may be called at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelmesh.errors import (
+    AuthenticationError,
+    Category,
+    ContentFilterError,
+    InvalidRequestError,
+    MalformedResponseError,
+    ModelMeshError,
+    ProviderConnectionError,
+    ProviderError,
+    ProviderServerError,
+    ProviderTimeoutError,
+    QuotaExhaustedError,
+    RateLimitError,
+    UnsupportedRequestError,
+)
+from modelmesh.interfaces.provider import ProviderConnector, RateLimitStatus
+from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
+from modelmesh.state import ProviderState
+
+if TYPE_CHECKING:
+    from modelmesh._engine.model import Model
+
+_BY_CATEGORY: dict[Category, type[ProviderError]] = {
+    "rate_limit": RateLimitError,
+    "server_error": ProviderServerError,
+    "client_error": InvalidRequestError,
+    "unsupported": UnsupportedRequestError,
+    "auth": AuthenticationError,
+    "network": ProviderConnectionError,
+    "timeout": ProviderTimeoutError,
+    "quota": QuotaExhaustedError,
+    "content_filter": ContentFilterError,
+    "malformed": MalformedResponseError,
+    "unknown": ProviderError,
+}
+
+OUTAGE_THRESHOLD = 3
+"""Consecutive connection failures and 5xx over all models of a provider that make an outage."""
+
+
+class ProviderService:
+    """One configured provider, shared by its models.
+
+    Attributes:
+        name: As configured; the provider ID everywhere else.
+        connector: The plugin's object.
+        state: Its health.
+        models: The models it answers for.
+        rate_limits: The last figures it sent, or None.
+        deactivated: Why it may not be called, or None.
+    """
+
+    __slots__ = ("connector", "connector_id", "deactivated", "models", "name", "rate_limits", "state", "troubles")
+
+    def __init__(self, name: str, connector: ProviderConnector, state: ProviderState, connector_id: str = "") -> None:
+        self.name = name
+        self.connector = connector
+        self.connector_id = connector_id
+        self.state = state
+        self.models: list[Model] = []
+        self.rate_limits: RateLimitStatus | None = None
+        self.deactivated: str | None = None
+        self.troubles = 0
+
+    def __repr__(self) -> str:
+        return f"ProviderService({self.name!r}, available={self.is_available()})"
+
+    def is_available(self) -> bool:
+        """Whether it may be called."""
+        return self.state.available and self.state.auth_valid and self.deactivated is None
+
+    def get_models(self) -> list[Model]:
+        """The models it answers for."""
+        return list(self.models)
+
+    def understand(self, error: Exception, model: Model) -> ProviderError:
+        """Turn whatever a connector raised into a `ProviderError` that names provider and model.
+
+        A foreign exception is classified by the connector itself; should that fail as well, it is ``unknown``.
+        """
+        if isinstance(error, ProviderError):
+            known = error
+        elif isinstance(error, ModelMeshError):
+            known = ProviderError(error.message)
+        else:
+            known = self._classify(error)
+        known.provider_id = known.provider_id or self.name
+        known.model_id = known.model_id or model.name
+        return known
+
+    def _classify(self, error: Exception) -> ProviderError:
+        # The text of a foreign exception may hold anything, so only its type is shown.
+        said = f"provider {self.name!r} raised {type(error).__name__}"
+        try:
+            verdict = self.connector.classify_error(error)
+        except Exception:
+            return ProviderError(said)
+        known = _BY_CATEGORY[verdict.category](
+            f"{said}: {verdict.message}" if verdict.message else said,
+            status_code=verdict.status_code,
+            retry_after=verdict.retry_after,
+            retryable=verdict.retryable,
+        )
+        known.__cause__ = error
+        return known
+
+    def deactivate(self, cause: str, *, auth: bool, rest: float, now: float) -> None:
+        """Move every model of this provider to standby, in all pools.
+
+        Args:
+            cause: For events and people.
+            auth: Whether the credential is at fault rather than the service.
+            rest: Seconds until the provider may be tried again.
+            now: Monotonic time.
+        """
+        self.deactivated = cause
+        if auth:
+            self.state.auth_valid = False
+        else:
+            self.state.available = False
+        for model in self.models:
+            for member in model.members:
+                member.pool.deactivate_member(member, DeactivationReason.PROVIDER_UNAVAILABLE, rest=rest, now=now)
+
+    def recover(self, trigger: RecoveryTrigger, now: float) -> None:
+        """Make the provider callable again, and the models that its trouble had put in standby active."""
+        self.deactivated = None
+        self.troubles = 0
+        self.state.available = True
+        self.state.auth_valid = True
+        for model in self.models:
+            for member in model.members:
+                if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
+                    member.pool.recover_member(member, trigger, now=now)
+
+    def count_active(self) -> None:
+        """Bring ``active_model_count`` up to date."""
+        self.state.active_model_count = sum(1 for model in self.models if model.state.status == "active")

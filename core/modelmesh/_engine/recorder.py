@@ -1,0 +1,336 @@
+"""What an attempt leaves behind: health, statistics, log, trace, events. Plain bookkeeping, no decisions to call."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from modelmesh._engine.call import Call
+from modelmesh._engine.pool import NEVER, RATE_LIMITED, CapabilityPool, Member
+from modelmesh._engine.provider_service import OUTAGE_THRESHOLD
+from modelmesh.errors import ProviderError, ProviderTimeoutError, QuotaExhaustedError
+from modelmesh.interfaces.observability import EventType, Severity
+from modelmesh.interfaces.provider import AttemptRecord, TokenUsage
+from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
+from modelmesh.statistics import RequestMetrics
+
+if TYPE_CHECKING:
+    from modelmesh._engine.telemetry import Telemetry
+    from modelmesh.statistics import StatisticsCollector
+
+_NOBODYS_FAULT = frozenset({"client_error", "content_filter", "unsupported"})
+"""Categories that say nothing about the model's health."""
+
+
+class Recorder:
+    """Takes the outcome of each attempt into state, statistics and observability."""
+
+    def __init__(self, telemetry: Telemetry, statistics: StatisticsCollector, lock: threading.RLock) -> None:
+        self._telemetry = telemetry
+        self._statistics = statistics
+        self._lock = lock
+
+    def rotated(self, call: Call, member: Member, error: ProviderError | None) -> None:
+        """Note that the request goes on with another model."""
+        before = call.last_member
+        if before is None:
+            return
+        self._telemetry.event(
+            EventType.MODEL_ROTATED,
+            model_id=member.model_id,
+            provider_id=member.provider_id,
+            pool_id=call.pool.name,
+            metadata={
+                "from_model": before.model_id,
+                "from_provider": before.provider_id,
+                "reason": error.category if error else "unknown",
+                "attempt": len(call.attempts) + 1,
+                "request_id": call.request_id,
+            },
+        )
+        if self._telemetry.wants_warning:
+            self._telemetry.trace(
+                Severity.WARNING,
+                "router",
+                f"rotated from {before.model_id} to {member.model_id}",
+                {"request_id": call.request_id, "pool": call.pool.name, "reason": error.category if error else None},
+                error=str(error) if error else None,
+            )
+
+    def paused(self, call: Call, seconds: float, error: ProviderError | None) -> None:
+        """Note that the request waits before it calls again."""
+        if self._telemetry.wants_warning:
+            self._telemetry.trace(
+                Severity.WARNING,
+                "router",
+                f"waiting {seconds:.3f} s before a retry in pool {call.pool.name}",
+                {"request_id": call.request_id, "reason": error.category if error else RATE_LIMITED},
+                error=str(error) if error else None,
+            )
+
+    def succeeded(
+        self,
+        call: Call,
+        member: Member,
+        *,
+        latency: float,
+        usage: TokenUsage,
+        first_token: float | None = None,
+        response: object = None,
+    ) -> AttemptRecord:
+        """Take a whole answer into account.
+
+        Args:
+            call: The request.
+            member: Who answered.
+            latency: Seconds.
+            usage: Tokens, estimated when the provider did not say.
+            first_token: Seconds to the first content of a stream.
+            response: The answer, for logs at the level that asks for payloads.
+        """
+        model, provider = member.model, member.model.provider
+        pricing = model.definition.pricing
+        cost = None if pricing is None else pricing.cost(usage)
+        with self._lock:
+            model.state.record_success(latency, usage.prompt_tokens + usage.completion_tokens, cost or 0.0)
+            provider.troubles = 0
+            provider.state.total_quota_used += 1
+            provider.state.total_cost += cost or 0.0
+            self._heal(member)
+            for place in model.members:
+                if place.pool.policy.deactivation.has_limits:
+                    self._apply_limits(place)
+        provider.connector.report_usage(model.wire_name, usage)
+        record = AttemptRecord(
+            member.model_id,
+            member.provider_id,
+            "success",
+            None,
+            200,
+            latency * 1000.0,
+            None if first_token is None else first_token * 1000.0,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            cost,
+        )
+        self._close_attempt(call, member, record, success=True, response=response)
+        return record
+
+    def failed(
+        self,
+        call: Call,
+        member: Member,
+        error: ProviderError,
+        *,
+        latency: float,
+        usage: TokenUsage | None = None,
+        first_token: float | None = None,
+    ) -> AttemptRecord:
+        """Take a failed attempt into account: blame whoever it concerns, rest them where the rules say so."""
+        usage = usage or TokenUsage()
+        pricing = member.model.definition.pricing
+        spent = None if pricing is None or not usage.total_tokens else pricing.cost(usage)
+        with self._lock:
+            self._blame(call, member, error)
+        record = AttemptRecord(
+            member.model_id,
+            member.provider_id,
+            error.category,
+            str(error),
+            error.status_code,
+            latency * 1000.0,
+            None if first_token is None else first_token * 1000.0,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            spent,
+        )
+        self._close_attempt(call, member, record, success=False, error=error)
+        return record
+
+    def cancelled(self, call: Call, member: Member, *, latency: float, usage: TokenUsage) -> AttemptRecord:
+        """Note an attempt whose caller went away: nobody's failure, but its tokens count."""
+        pricing = member.model.definition.pricing
+        cost = None if pricing is None else pricing.cost(usage)
+        with self._lock:
+            member.model.state.tokens_used += usage.prompt_tokens + usage.completion_tokens
+            member.model.state.cost_accumulated += cost or 0.0
+        record = AttemptRecord(
+            member.model_id,
+            member.provider_id,
+            "cancelled",
+            "the caller went away",
+            None,
+            latency * 1000.0,
+            None,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            cost,
+        )
+        call.attempts.append(record)
+        if self._telemetry.wants_logs:
+            self._telemetry.log(call, record, status_code=499)
+        return record
+
+    # --- health -----------------------------------------------------------
+
+    def _heal(self, member: Member) -> None:
+        """End probation after an answer; forget earlier rests once the model has outlasted the last one."""
+        if member.probation:
+            for place in member.model.members:
+                place.probation = False
+        elif member.ejections:
+            pool = member.pool
+            if pool.clock.monotonic() - member.rested_at > 2 * pool.rotation.recovery.rules.cooldown:
+                member.ejections = 0
+        if not member.active and member.may_have_healed():
+            # It was called as a last resort while it rested, and it answered.
+            pool = member.pool
+            pool.recover_member(member, RecoveryTrigger.PROBE_SUCCESS, now=pool.clock.monotonic())
+
+    def _blame(self, call: Call, member: Member, error: ProviderError) -> None:
+        category = error.category
+        if category in _NOBODYS_FAULT:
+            return
+        now = call.clock.monotonic()
+        if category == "auth":
+            self._provider_down(call, member, "auth_failure", auth=True, now=now)
+            return
+        if category == "quota":
+            if isinstance(error, QuotaExhaustedError) and error.scope == "provider":
+                self._provider_down(call, member, "quota_exhausted", auth=False, now=now)
+                return
+            for place in member.model.members:
+                self._rest(place, DeactivationReason.QUOTA_EXHAUSTED, now, at_least=error.retry_after)
+            return
+        if not _counts(error, call.pool):
+            return
+        member.model.state.record_failure(error)
+        if self._is_outage(call, member, error):
+            self._provider_down(call, member, "api_outage", auth=False, now=now)
+            return
+        for place in member.model.members:
+            if category == "rate_limit" and error.retry_after:
+                if not place.pool.is_last_active(place):
+                    place.pool.deactivate_member(place, RATE_LIMITED, rest=error.retry_after, now=now)
+            else:
+                self._apply_errors(place, now)
+
+    def _apply_errors(self, place: Member, now: float) -> None:
+        pool = place.pool
+        state = place.model.state
+        if place.probation:
+            reason: DeactivationReason | None = DeactivationReason.ERROR_THRESHOLD
+        else:
+            reason = pool.rotation.deactivation.get_reason(state, samples=state.samples)
+        if reason is DeactivationReason.ERROR_THRESHOLD and pool.is_last_active(place):
+            return  # panic routing: errors alone never leave a pool without anybody
+        if reason is not None:
+            self._rest(place, reason, now)
+
+    def _apply_limits(self, place: Member) -> None:
+        """Rest a model whose usage reached a limit; errors are none of this."""
+        reason = place.pool.rotation.deactivation.get_reason(place.model.state, samples=0)
+        if reason is not None and reason is not DeactivationReason.ERROR_THRESHOLD:
+            place.pool.deactivate_member(place, reason, rest=None, now=place.pool.clock.monotonic())
+
+    def _rest(self, place: Member, reason: DeactivationReason, now: float, *, at_least: float | None = None) -> None:
+        rest = max(place.pool.rotation.recovery.rest_after(place.ejections + 1), at_least or 0.0)
+        moved = place.pool.deactivate_member(place, reason, rest=rest, now=now)
+        if moved and self._telemetry.wants_error:
+            self._telemetry.trace(
+                Severity.ERROR,
+                f"pool.{place.pool.name}",
+                f"{place.model_id} rests for {rest:.0f} s: {reason}",
+                {"failure_count": place.failure_count, "error_rate": round(place.error_rate, 3)},
+            )
+
+    def _is_outage(self, call: Call, member: Member, error: ProviderError) -> bool:
+        provider = member.model.provider
+        if error.category not in ("network", "timeout", "server_error"):
+            return False
+        provider.troubles += 1
+        return "on_api_outage" in call.policy.provider_deactivation and provider.troubles >= OUTAGE_THRESHOLD
+
+    def _provider_down(self, call: Call, member: Member, cause: str, *, auth: bool, now: float) -> None:
+        provider = member.model.provider
+        if auth and "on_auth_failure" not in call.policy.provider_deactivation:
+            return
+        if provider.deactivated is not None:
+            return
+        rest = None if call.policy.provider_recovery == "on_manual" else call.policy.recovery.cooldown
+        self._telemetry.event(
+            EventType.PROVIDER_DEACTIVATED, provider_id=provider.name, metadata={"cause": cause, "cooldown": rest}
+        )
+        provider.deactivate(cause, auth=auth, rest=NEVER if rest is None else rest, now=now)
+        self._telemetry.event(
+            EventType.PROVIDER_HEALTH_CHANGED,
+            provider_id=provider.name,
+            metadata={"old": "healthy", "new": "unavailable", "status": "unavailable", "cause": cause},
+        )
+        self._telemetry.trace(
+            Severity.ERROR,
+            f"provider.{provider.name}",
+            f"every model of the provider rests: {cause}",
+            {"models": [model.name for model in provider.models]},
+        )
+
+    # --- records ----------------------------------------------------------
+
+    def _close_attempt(
+        self,
+        call: Call,
+        member: Member,
+        record: AttemptRecord,
+        *,
+        success: bool,
+        error: ProviderError | None = None,
+        response: object = None,
+    ) -> None:
+        call.attempts.append(record)
+        self._statistics.record(
+            member.model_id,
+            member.provider_id,
+            call.pool.name,
+            RequestMetrics(record.latency_ms, record.tokens_in, record.tokens_out, record.cost, success),
+        )
+        telemetry = self._telemetry
+        if telemetry.wants_logs:
+            telemetry.log(call, record, status_code=status_of(record, error), response=response)
+        if success:
+            if telemetry.wants_info:
+                telemetry.trace(
+                    Severity.INFO,
+                    "router",
+                    f"{member.model_id} answered",
+                    {
+                        "request_id": call.request_id,
+                        "pool": call.pool.name,
+                        "provider": member.provider_id,
+                        "attempt": len(call.attempts),
+                        "latency_ms": round(record.latency_ms, 3),
+                        "tokens_in": record.tokens_in,
+                        "tokens_out": record.tokens_out,
+                    },
+                )
+        elif telemetry.wants_warning:
+            telemetry.trace(
+                Severity.WARNING,
+                f"provider.{member.provider_id}",
+                f"{member.model_id} failed",
+                {"request_id": call.request_id, "category": record.outcome, "status_code": record.status_code},
+                error=record.reason,
+            )
+
+
+def _counts(error: ProviderError, pool: CapabilityPool) -> bool:
+    """Whether a failure says something about health: no HTTP status, a malformed answer, or a listed status."""
+    if error.status_code is None or error.category == "malformed" or error.status_code < 400:
+        return True
+    return error.status_code in pool.policy.deactivation.error_codes
+
+
+def status_of(record: AttemptRecord, error: ProviderError | None) -> int:
+    """Return the status for a log record; 504 and 502 stand in where a failure had none."""
+    if record.status_code is not None:
+        return record.status_code
+    return 504 if isinstance(error, ProviderTimeoutError) else 502

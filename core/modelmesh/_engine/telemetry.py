@@ -1,0 +1,132 @@
+"""The engine's one way to say what happens: builds events, log records and traces, and only when somebody reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from modelmesh._engine.dispatch import Dispatcher
+from modelmesh.interfaces.observability import EventType, RequestLogEntry, RoutingEvent, Severity, TraceEntry
+from modelmesh.interfaces.provider import AttemptRecord
+from modelmesh.interfaces.runtime import Clock
+
+if TYPE_CHECKING:
+    from modelmesh._engine.call import Call
+    from modelmesh._engine.events import EventEmitter
+    from modelmesh._engine.request_log import RequestLogger
+
+
+class Telemetry:
+    """Events, logs and traces of one mesh."""
+
+    def __init__(self, dispatcher: Dispatcher, emitter: EventEmitter, logger: RequestLogger, clock: Clock) -> None:
+        self.dispatcher = dispatcher
+        self.emitter = emitter
+        self.logger = logger
+        self._clock = clock
+
+    @property
+    def wants_logs(self) -> bool:
+        """Whether anybody reads request logs."""
+        return self.dispatcher.wants_logs
+
+    @property
+    def wants_info(self) -> bool:
+        """Whether anybody reads INFO traces."""
+        return self.dispatcher.wants_trace(Severity.INFO)
+
+    @property
+    def wants_debug(self) -> bool:
+        """Whether anybody reads DEBUG traces."""
+        return self.dispatcher.wants_trace(Severity.DEBUG)
+
+    @property
+    def wants_warning(self) -> bool:
+        """Whether anybody reads WARNING traces."""
+        return self.dispatcher.wants_trace(Severity.WARNING)
+
+    @property
+    def wants_error(self) -> bool:
+        """Whether anybody reads ERROR traces."""
+        return self.dispatcher.wants_trace(Severity.ERROR)
+
+    def now(self) -> datetime:
+        """The wall clock, timezone-aware UTC."""
+        return datetime.fromtimestamp(self._clock.time(), UTC)
+
+    def event(
+        self,
+        event_type: EventType,
+        *,
+        model_id: str | None = None,
+        provider_id: str | None = None,
+        pool_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Emit a routing event."""
+        if self.dispatcher.wants_events:
+            self.emitter.emit(RoutingEvent(event_type, self.now(), model_id, provider_id, pool_id, metadata or {}))
+
+    def trace(
+        self,
+        severity: Severity,
+        component: str,
+        message: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        error: str | None = None,
+    ) -> None:
+        """Write one trace line."""
+        if self.dispatcher.wants_trace(severity):
+            self.dispatcher.trace(TraceEntry(severity, self.now(), component, message, dict(metadata or {}), error))
+
+    def routed(self, call: Call) -> None:
+        """Trace a routing decision: what was asked, who was chosen and why."""
+        route = call.route
+        self.trace(
+            Severity.INFO,
+            "router",
+            f"{call.capability} goes to {route.selected.model_id}",
+            {
+                "request_id": call.request_id,
+                "capability": call.capability,
+                "pool": call.pool.name,
+                "model": route.selected.model_id,
+                "provider": route.selected.provider_id,
+                "delivery_mode": call.delivery_mode,
+                "reason": route.selection.reason,
+                "candidates": len(route.candidates),
+                "routing_latency_us": round(call.overhead_us(), 1),
+            },
+        )
+
+    def log(self, call: Call, record: AttemptRecord, *, status_code: int, response: object = None) -> None:
+        """Write one request log record, with payloads where a sink asks for them."""
+        entry = RequestLogEntry(
+            self.now(),
+            record.model_id,
+            record.provider_id,
+            call.capability,
+            call.delivery_mode,
+            record.latency_ms,
+            status_code,
+            record.tokens_in,
+            record.tokens_out,
+            record.cost,
+            record.reason,
+            request_id=call.request_id,
+            pool_id=call.pool.name,
+            routing_reason=call.route.selection.reason if len(call.attempts) == 1 else "rotation",
+            attempt=len(call.attempts),
+            overhead_us=call.overhead_us() if record.outcome == "success" else None,
+        )
+        if self.dispatcher.wants_payloads:
+            entry.request_payload = _as_text(call.payload)
+            entry.response_payload = None if response is None else _as_text(response)
+        self.logger.log(entry)
+
+
+def _as_text(payload: object) -> str:
+    return payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False, default=str)

@@ -1,0 +1,415 @@
+"""Clients in the shape of OpenAI's SDK: ``model`` is a pool, a capability or a model name.
+
+`OpenAIClient` blocks, `AsyncOpenAIClient` is awaited; both answer with `Reply` objects that read by attribute
+(``reply.choices[0].message.content``) and by key. `create` builds a client from capabilities and the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
+
+from modelmesh.router import Answer, RoutedStream, Router
+
+if TYPE_CHECKING:
+    from modelmesh.config import MeshConfig
+    from modelmesh.mesh import ModelMesh
+
+
+class Reply(dict[str, Any]):
+    """A JSON object whose keys are attributes as well, at any depth."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        super().__init__({key: _readable(value) for key, value in data.items()})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            if name.startswith("__"):
+                raise AttributeError(name) from None
+            # OpenAI's SDK answers None for the optional fields a provider left out.
+            if name in _OPTIONAL:
+                return None
+            raise AttributeError(f"the reply has no field {name!r}; it has {', '.join(self)}") from None
+
+    def model_dump(self) -> dict[str, Any]:
+        """Return plain dicts and lists."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+_OPTIONAL = frozenset(
+    {"content", "tool_calls", "refusal", "role", "finish_reason", "usage", "logprobs", "system_fingerprint", "name"}
+)
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Reply(value)
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _reply(answer: Answer) -> Reply:
+    reply = Reply(answer.data)
+    # Set past the dict, so that the receipt neither prints nor dumps with the provider's fields.
+    object.__setattr__(reply, "receipt", answer.receipt)
+    return reply
+
+
+class ChatStream:
+    """A streamed answer; iterate it, and close it (or use ``with``) to hang up early."""
+
+    def __init__(self, mesh: ModelMesh, routed: RoutedStream) -> None:
+        self._routed = routed
+        self._chunks = mesh.run_stream(routed.generator)
+
+    def __iter__(self) -> Iterator[Reply]:
+        return self
+
+    def __next__(self) -> Reply:
+        return Reply(next(self._chunks).data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def receipt(self) -> Any:
+        """What it took so far; complete at the end."""
+        return self._routed.receipt
+
+    def close(self) -> None:
+        """End the stream and the provider's connection."""
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+
+
+class AsyncChatStream:
+    """A streamed answer for ``async for``; close it (or use ``async with``) to hang up early."""
+
+    def __init__(self, routed: RoutedStream) -> None:
+        self._routed = routed
+
+    async def __aiter__(self) -> AsyncIterator[Reply]:
+        async for chunk in self._routed.generator:
+            yield Reply(chunk.data)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    @property
+    def receipt(self) -> Any:
+        """What it took so far; complete at the end."""
+        return self._routed.receipt
+
+    async def close(self) -> None:
+        """End the stream and the provider's connection."""
+        await self._routed.aclose()
+
+
+_CONTROL = ("session_id", "preferred_provider", "deadline")
+
+
+def _split(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part what goes to the provider from what steers the router; unset (None) parameters go nowhere."""
+    extra = parameters.pop("extra_body", None) or {}
+    headers = parameters.pop("extra_headers", None)
+    deadline = parameters.pop("timeout", None)
+    metadata = {name: parameters.pop(name) for name in _CONTROL if parameters.get(name) is not None}
+    if deadline is not None:
+        metadata.setdefault("deadline", deadline)
+    if headers:
+        metadata["headers"] = headers
+    payload = {key: value for key, value in parameters.items() if value is not None}
+    return {**payload, **extra}, metadata
+
+
+class _Resource:
+    def __init__(self, client: _Client) -> None:
+        self._client = client
+
+    @property
+    def _router(self) -> Router:
+        return self._client.mesh.get_router()
+
+
+class Completions(_Resource):
+    """``client.chat.completions``, blocking."""
+
+    @overload
+    def create(
+        self, *, model: str, messages: list[dict[str, Any]], stream: Literal[False] = False, **parameters: Any
+    ) -> Reply: ...
+    @overload
+    def create(
+        self, *, model: str, messages: list[dict[str, Any]], stream: Literal[True], **parameters: Any
+    ) -> ChatStream: ...
+    @overload
+    def create(
+        self, *, model: str, messages: list[dict[str, Any]], stream: bool, **parameters: Any
+    ) -> Reply | ChatStream: ...
+    def create(
+        self, *, model: str, messages: list[dict[str, Any]], stream: bool = False, **parameters: Any
+    ) -> Reply | ChatStream:
+        """Answer a chat.
+
+        Args:
+            model: Pool, capability or model name.
+            messages: The conversation, oldest first.
+            stream: Whether to answer in chunks.
+            parameters: Passed to the provider as they are, known or not, but for ``timeout`` (seconds for the whole
+                request), ``session_id``, ``preferred_provider``, ``extra_headers`` and ``extra_body``.
+
+        Raises:
+            ModelMeshError: See `modelmesh.errors`.
+        """
+        payload, metadata = _split({"messages": messages, **parameters})
+        if stream:
+            return ChatStream(
+                self._client.mesh, self._router.execute_stream(model, payload, metadata=metadata)
+            )
+        return _reply(self._client.mesh.run(self._router.execute("chat", model, payload, metadata=metadata)))
+
+
+class AsyncCompletions(_Resource):
+    """``client.chat.completions``, awaited."""
+
+    @overload
+    async def create(
+        self, *, model: str, messages: list[dict[str, Any]], stream: Literal[False] = False, **parameters: Any
+    ) -> Reply: ...
+    @overload
+    async def create(
+        self, *, model: str, messages: list[dict[str, Any]], stream: Literal[True], **parameters: Any
+    ) -> AsyncChatStream: ...
+    @overload
+    async def create(
+        self, *, model: str, messages: list[dict[str, Any]], stream: bool, **parameters: Any
+    ) -> Reply | AsyncChatStream: ...
+    async def create(
+        self, *, model: str, messages: list[dict[str, Any]], stream: bool = False, **parameters: Any
+    ) -> Reply | AsyncChatStream:
+        """Answer a chat; see `Completions.create`."""
+        payload, metadata = _split({"messages": messages, **parameters})
+        if stream:
+            return AsyncChatStream(self._router.execute_stream(model, payload, metadata=metadata))
+        return _reply(await self._router.execute("chat", model, payload, metadata=metadata))
+
+
+class Embeddings(_Resource):
+    """``client.embeddings``, blocking."""
+
+    def create(self, *, model: str, input: str | list[str], **parameters: Any) -> Reply:
+        """Embed one text or several; ``reply.data[i].embedding``."""
+        payload, metadata = _split({"input": input, **parameters})
+        return _reply(self._client.mesh.run(self._router.execute("embeddings", model, payload, metadata=metadata)))
+
+
+class AsyncEmbeddings(_Resource):
+    """``client.embeddings``, awaited."""
+
+    async def create(self, *, model: str, input: str | list[str], **parameters: Any) -> Reply:
+        """Embed one text or several; ``reply.data[i].embedding``."""
+        payload, metadata = _split({"input": input, **parameters})
+        return _reply(await self._router.execute("embeddings", model, payload, metadata=metadata))
+
+
+class Models(_Resource):
+    """``client.models``."""
+
+    def list(self) -> Reply:
+        """Pools and models that may be asked for, in the shape of OpenAI's model list."""
+        return Reply({"object": "list", "data": self._client.mesh.virtual_models()})
+
+
+class AsyncModels(Models):
+    """``client.models`` of the asynchronous client."""
+
+    async def list(self) -> Reply:  # type: ignore[override]  # the async twin of a blocking method
+        """Pools and models that may be asked for."""
+        return super().list()
+
+
+ChatApi = TypeVar("ChatApi", Completions, AsyncCompletions)
+
+
+class Chat(Generic[ChatApi]):
+    """``client.chat``."""
+
+    def __init__(self, completions: ChatApi) -> None:
+        self.completions = completions
+
+
+class PoolStatus(Reply):
+    """``active``, ``standby``, ``total`` and ``current_model`` of a pool."""
+
+
+class _Client:
+    """What both clients share."""
+
+    def __init__(self, mesh: ModelMesh) -> None:
+        self._mesh = mesh
+
+    @property
+    def mesh(self) -> ModelMesh:
+        """The mesh behind the client."""
+        return self._mesh
+
+    def pool_status(self) -> dict[str, PoolStatus]:
+        """Say of each pool who is active and who rests."""
+        return {name: PoolStatus(status) for name, status in self._mesh.pool_status().items()}
+
+    def active_providers(self) -> list[str]:
+        """Providers that may be called now."""
+        return self._mesh.active_providers()
+
+    def describe(self) -> str:
+        """Show pools and models as text, the current model of each pool marked by an arrow."""
+        return self._mesh.describe()
+
+    def rotate(self, pool: str) -> str:
+        """Move the pool's current model to standby until it is recovered by hand; return the next model's ID."""
+        return self._mesh.rotate(pool)
+
+
+class OpenAIClient(_Client):
+    """The blocking client; usable from any thread. Close it, or use ``with``."""
+
+    def __init__(self, mesh: ModelMesh) -> None:
+        super().__init__(mesh)
+        self.chat = Chat(Completions(self))
+        self.embeddings = Embeddings(self)
+        self.models = Models(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Shut the mesh down."""
+        self._mesh.shutdown()
+
+
+class AsyncOpenAIClient(_Client):
+    """The asynchronous client; requests run on the caller's event loop. Close it, or use ``async with``."""
+
+    def __init__(self, mesh: ModelMesh) -> None:
+        super().__init__(mesh)
+        self.chat = Chat(AsyncCompletions(self))
+        self.embeddings = AsyncEmbeddings(self)
+        self.models = AsyncModels(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Shut the mesh down."""
+        await self._mesh.ashutdown()
+
+
+def create(
+    *capabilities: str,
+    pool: str | None = None,
+    providers: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    strategy: str = "stick-until-failure",
+    api_keys: Mapping[str, str] | None = None,
+    config: str | Path | Mapping[str, Any] | MeshConfig | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> OpenAIClient:
+    """Build a client: from a configuration, or from capabilities and the provider keys in the environment.
+
+    Args:
+        capabilities: What is needed, such as ``"chat-completion"``; each becomes a pool of that name.
+        pool: A predefined pool instead, such as ``"text-generation"``.
+        providers: Use only these, by connector ID or its first part (``"openai"``).
+        models: Use only these models, in this order.
+        strategy: Selection strategy of the pools.
+        api_keys: Keys by provider (``"openai"``) or variable name; then the environment is not looked at.
+        config: A YAML or JSON file, a mapping, or a `MeshConfig`; then nothing is detected.
+        environ: Instead of the process environment.
+
+    Raises:
+        CreateArgumentError: Neither capabilities, nor ``pool``, nor ``config`` was given.
+        NoProvidersError: No provider was found.
+        ConfigurationError: Anything else that is wrong with what was asked.
+    """
+    return OpenAIClient(_mesh(capabilities, pool, providers, models, strategy, api_keys, config, environ))
+
+
+def create_async(
+    *capabilities: str,
+    pool: str | None = None,
+    providers: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    strategy: str = "stick-until-failure",
+    api_keys: Mapping[str, str] | None = None,
+    config: str | Path | Mapping[str, Any] | MeshConfig | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> AsyncOpenAIClient:
+    """Build an asynchronous client; the arguments are those of `create`."""
+    return AsyncOpenAIClient(_mesh(capabilities, pool, providers, models, strategy, api_keys, config, environ))
+
+
+def _mesh(
+    capabilities: Sequence[str],
+    pool: str | None,
+    providers: Sequence[str] | None,
+    models: Sequence[str] | None,
+    strategy: str,
+    api_keys: Mapping[str, str] | None,
+    config: str | Path | Mapping[str, Any] | MeshConfig | None,
+    environ: Mapping[str, str] | None,
+) -> ModelMesh:
+    from modelmesh.detection import Detection, detected_config
+    from modelmesh.mesh import ModelMesh
+
+    environment = os.environ if environ is None else environ
+    mesh = ModelMesh(environ=environment)
+    try:
+        if config is not None:
+            mesh.initialize(config)
+        else:
+            wanted = Detection(
+                capabilities=tuple(capabilities),
+                pool=pool,
+                providers=tuple(providers) if providers is not None else None,
+                models=tuple(models) if models is not None else None,
+                strategy=strategy,
+                api_keys=api_keys,
+            )
+            raw, keys = detected_config(wanted, mesh.plugins, environment)
+            mesh.initialize(raw, secrets=keys)
+    except BaseException:
+        mesh.shutdown()
+        raise
+    return mesh

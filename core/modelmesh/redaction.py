@@ -1,0 +1,122 @@
+"""The one gate that keeps secrets out of logs, traces, events, statistics and error messages.
+
+What is taken out: values under names that hold credentials; known secrets (every resolved one is known) whether
+plain, URL-quoted, hexadecimal or base64; credentials in ``Authorization`` values and URL parameters; and anything
+shaped like a provider key (``sk-…``).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+REDACTED = "***REDACTED***"
+
+MIN_LENGTH = 8
+"""Shorter values are not looked for inside text: they would blank ordinary words. Their names still redact them."""
+
+_SECRET_NAME = re.compile(
+    r"(?:^|[_\-.\s])(?:api[_\-]?key|apikey|key|token|secret|password|passwd|authorization|credentials?|cookie|bearer)$"
+    r"|^(?:x-)?(?:api|goog-api)-?key$|apikey$",
+    re.IGNORECASE,
+)
+_PATTERNS = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=\-]{6,}"), r"\1 " + REDACTED),
+    (re.compile(r"(?i)([?&](?:api_?key|key|access_token|token|sig|signature)=)[^&\s\"'#]+"), r"\1" + REDACTED),
+    (
+        re.compile(
+            r"(?i)([\"']?\b(?:x-)?(?:api[_\-]?key|authorization|access[_\-]?token|secret|password)\b[\"']?\s*[:=]\s*)"
+            r"([\"']?)(?!\*\*\*)[^\s\"',;}&]{4,}\2"
+        ),
+        r"\1\2" + REDACTED + r"\2",
+    ),
+    (re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|r8|fw|pplx|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_\-]{14,}\b"), REDACTED),
+)
+_HINT = re.compile(r"(?i)bearer|basic|key|token|secret|password|authorization|sig|sk-|pk-|rk-|gsk_|xai-|hf_|r8_|fw_|pplx")
+_DEPTH = 32
+
+
+class Redactor:
+    """Takes secrets out of text and structures. Adding a value is rare, redacting frequent; any thread may do both."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._known: dict[str, None] = {}
+        self._pattern: re.Pattern[str] | None = None
+        for value in known:
+            self.add(value)
+
+    def __repr__(self) -> str:
+        return f"Redactor({len(self._known)} known values)"
+
+    def add(self, secret: str) -> None:
+        """Make a secret known, in every spelling it may turn up in."""
+        if len(secret) < MIN_LENGTH:
+            return
+        for spelling in _spellings(secret):
+            self._known[spelling] = None
+        longest_first = sorted(self._known, key=len, reverse=True)
+        self._pattern = re.compile("|".join(re.escape(spelling) for spelling in longest_first))
+
+    def text(self, text: str) -> str:
+        """Return a text without secrets; the same object when there are none."""
+        if self._pattern is not None and self._pattern.search(text):
+            text = self._pattern.sub(REDACTED, text)
+        if _HINT.search(text) is None:
+            return text
+        for pattern, replacement in _PATTERNS:
+            text = pattern.sub(replacement, text)
+        return text
+
+    def value(self, value: Any, _depth: int = 0) -> Any:
+        """Return any JSON-like value without secrets, as new containers; other objects become redacted text."""
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if _depth > _DEPTH:
+            return "…"
+        if isinstance(value, Mapping):
+            return self.mapping(value, _depth)
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [self.value(item, _depth + 1) for item in value]
+        return self.text(_described(value))
+
+    def mapping(self, mapping: Mapping[Any, Any], _depth: int = 0) -> dict[str, Any]:
+        """Return a mapping without secrets: text under a name that holds credentials goes, whatever it is."""
+        clean: dict[str, Any] = {}
+        for key, value in mapping.items():
+            name = key if isinstance(key, str) else _described(key)
+            # Numbers stay: tokens_in and its like are figures, and no credential is a number.
+            if is_secret_name(name) and value is not None and not isinstance(value, (bool, int, float)):
+                clean[self.text(name)] = REDACTED
+            else:
+                clean[self.text(name)] = self.value(value, _depth + 1)
+        return clean
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field of this name holds a credential."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _spellings(secret: str) -> set[str]:
+    raw = secret.encode()
+    spelled = {secret, quote(secret, safe=""), quote_plus(secret), raw.hex(), raw.hex().upper()}
+    # Inside a longer base64 text the bytes may start at any of three offsets; of each, the characters that do not
+    # depend on the neighbours are looked for.
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + raw).decode().rstrip("=")
+        inner = encoded[-(-offset * 8 // 6) : len(encoded) - (1 if (len(raw) + offset) % 3 else 0)]
+        if len(inner) >= MIN_LENGTH:
+            spelled |= {inner, inner.replace("+", "-").replace("/", "_")}
+    return spelled
+
+
+def _described(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"

@@ -1,0 +1,484 @@
+"""Router: receives capability requests, routes them, and answers with retry and rotation out of the caller's sight."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modelmesh._engine.call import Call
+from modelmesh._engine.driver import content_of
+from modelmesh._engine.model import BATCH, STREAMING, SYNC
+from modelmesh._engine.pipeline import PipelineRequest, PipelineResult, RoutingPipeline
+from modelmesh._engine.pool import CapabilityPool
+from modelmesh.errors import AllProvidersExhaustedError, ProviderError, RoutingError, unknown_name
+from modelmesh.interfaces.observability import ObservabilityConnector
+from modelmesh.interfaces.provider import Operation, ProviderChunk, Receipt, TokenUsage
+
+if TYPE_CHECKING:
+    from modelmesh._engine.engine import Engine
+    from modelmesh._engine.events import EventEmitter
+    from modelmesh._engine.request_log import RequestLogger
+
+
+@dataclass
+class RoutingOptions:
+    """Optional hints that influence routing decisions."""
+
+    delivery_mode: str | None = None
+    """Requested delivery mode: 'sync', 'streaming', or 'batch'."""
+
+    preferred_provider: str | None = None
+    """Prefer a specific provider when multiple are available."""
+
+    session_id: str | None = None
+    """Session identifier for session-sticky routing."""
+
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Arbitrary metadata passed through to pipeline stages."""
+
+
+@dataclass
+class RoutingDecision:
+    """Result of the routing pipeline: the resolved model and provider."""
+
+    model_id: str
+    """Identifier of the selected model."""
+
+    provider_id: str
+    """Identifier of the provider hosting the selected model."""
+
+    pool_id: str
+    """Identifier of the capability pool that sourced the model."""
+
+    score: float
+    """Numeric score assigned by the selection strategy."""
+
+    fallback_chain: list[str] = field(default_factory=list)
+    """Ordered list of fallback model identifiers if the primary fails."""
+
+
+@dataclass
+class CompletionRequest:
+    """Unified completion request payload.
+
+    ``metadata`` is the caller's own and is not sent to providers. The router reads these keys of it:
+    ``session_id``, ``preferred_provider``, ``deadline`` (seconds, for this request), ``headers`` (extra headers to
+    pass on, such as ``traceparent``), and ``parameters`` (a dict of further OpenAI parameters, such as ``top_p``).
+    """
+
+    messages: list[dict[str, Any]]
+    temperature: float | None = None
+    max_tokens: int | None = None
+    stream: bool = False
+    tools: list[dict[str, Any]] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CompletionResponse:
+    """Unified completion response payload.
+
+    ``model`` and ``provider`` are the configured IDs of who answered. ``metadata`` holds ``raw`` (the answer, or the
+    chunk, in OpenAI's shape), ``receipt`` (a `Receipt`), ``request_id`` and ``finish_reason``. Of a stream, each
+    response carries the text that was added, and the last ones ``finish_reason`` and ``usage``.
+    """
+
+    content: str
+    model: str
+    provider: str
+    usage: dict[str, int] = field(default_factory=dict)
+    latency_ms: float = 0.0
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class BatchJob:
+    """Handle to a submitted batch job."""
+
+    job_id: str
+    status: str
+    model: str
+    provider: str
+    request_count: int
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer in OpenAI's shape with what it took.
+
+    Attributes:
+        data: The provider's answer; ``data["model"]`` is the real model.
+        receipt: Attempt by attempt.
+        model_id: Configured ID of the model that answered.
+        provider_id: Configured ID of its provider.
+    """
+
+    data: dict[str, Any]
+    receipt: Receipt
+    model_id: str
+    provider_id: str
+
+
+class RoutedStream:
+    """A streamed answer: iterate it for chunks, close it to hang up on the provider."""
+
+    def __init__(self, call: Call, chunks: AsyncGenerator[ProviderChunk, None]) -> None:
+        self._call = call
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[ProviderChunk]:
+        return self._chunks
+
+    async def __anext__(self) -> ProviderChunk:
+        return await anext(self._chunks)
+
+    async def aclose(self) -> None:
+        """End the stream; the provider's connection is closed before this returns."""
+        await self._chunks.aclose()
+
+    @property
+    def generator(self) -> AsyncGenerator[ProviderChunk, None]:
+        """The chunks as an async generator."""
+        return self._chunks
+
+    @property
+    def request_id(self) -> str:
+        """Shared by logs, traces and events of the request."""
+        return self._call.request_id
+
+    @property
+    def model_id(self) -> str:
+        """Configured ID of the model that is answering."""
+        return (self._call.last_member or self._call.route.selected).model_id
+
+    @property
+    def provider_id(self) -> str:
+        """Configured ID of its provider."""
+        return (self._call.last_member or self._call.route.selected).provider_id
+
+    @property
+    def receipt(self) -> Receipt:
+        """What it took so far; complete once the stream has ended."""
+        return self._call.receipt()
+
+
+class Router:
+    """Central request orchestrator.
+
+    `complete`, `batch` and everything else without ``async`` may be called from any thread, except that blocking
+    methods refuse the mesh's own loop thread. `acomplete`, `stream`, `execute` and `execute_stream` run on the
+    caller's event loop. All share one state.
+    """
+
+    _pipeline: RoutingPipeline
+    _pools: dict[str, CapabilityPool]
+    _event_emitter: EventEmitter
+    _request_logger: RequestLogger
+    _observability: ObservabilityConnector | None
+
+    def __init__(
+        self,
+        pipeline: RoutingPipeline,
+        pools: dict[str, CapabilityPool],
+        event_emitter: EventEmitter,
+        request_logger: RequestLogger,
+        observability: ObservabilityConnector | None = None,
+        *,
+        engine: Engine,
+    ) -> None:
+        self._pipeline = pipeline
+        self._pools = pools
+        self._event_emitter = event_emitter
+        self._request_logger = request_logger
+        self._observability = observability
+        self._engine = engine
+
+    # --- routing ------------------------------------------------------------
+
+    def route(self, capability: str, options: RoutingOptions | None = None) -> RoutingDecision:
+        """Execute the routing pipeline and return a resolved model and provider.
+
+        This is a real choice: it moves the strategy's pointer as a request would.
+
+        Args:
+            capability: Capability name or virtual model name.
+            options: Optional routing hints.
+
+        Returns:
+            A RoutingDecision with the selected model, provider, and score.
+
+        Raises:
+            CapabilityNotFoundError: Nothing has this name.
+            NoActiveModelError: Every candidate rests.
+        """
+        if options is None:
+            request = PipelineRequest(capability)
+        else:
+            request = PipelineRequest(
+                capability,
+                options.delivery_mode or SYNC,
+                options.preferred_provider,
+                options.session_id,
+                options.metadata,
+            )
+        result = self._pipeline.execute(request)
+        return RoutingDecision(
+            result.selected.model_id,
+            result.selected.provider_id,
+            result.pool.name,
+            result.selection.score,
+            [member.model_id for member in result.others()],
+        )
+
+    @property
+    def pipeline(self) -> RoutingPipeline:
+        """The stages; add, remove or replace them."""
+        return self._pipeline
+
+    # --- whole answers ----------------------------------------------------------
+
+    def complete(self, capability: str, request: CompletionRequest) -> CompletionResponse:
+        """Route and execute a synchronous completion request.
+
+        Args:
+            capability: Capability name or virtual model name.
+            request: The completion request payload.
+
+        Returns:
+            The completion response from the selected provider.
+
+        Raises:
+            UsageError: Called on the mesh's own event loop; await `acomplete` there.
+            ModelMeshError: As for `acomplete`.
+        """
+        return self._engine.loop.run(self.acomplete(capability, request))
+
+    async def acomplete(self, capability: str, request: CompletionRequest) -> CompletionResponse:
+        """Do what `complete` does, on the caller's event loop.
+
+        Raises:
+            RoutingError: Nobody could answer; the subclass and its attributes say why.
+            InvalidRequestError: The request itself is wrong.
+        """
+        call = self._start("chat", capability, payload_of(request), SYNC, request.metadata)
+        response = await self._engine.driver.complete(call)
+        member = call.last_member
+        assert member is not None
+        record = call.attempts[-1]
+        choices = response.data.get("choices") or [{}]
+        return CompletionResponse(
+            content_of(response.data),
+            member.model_id,
+            member.provider_id,
+            {
+                "prompt_tokens": record.tokens_in,
+                "completion_tokens": record.tokens_out,
+                "total_tokens": record.tokens_in + record.tokens_out,
+            },
+            record.latency_ms,
+            {
+                "raw": response.data,
+                "receipt": call.receipt(),
+                "request_id": call.request_id,
+                "finish_reason": choices[0].get("finish_reason"),
+            },
+        )
+
+    async def execute(
+        self,
+        operation: Operation,
+        capability: str,
+        payload: Mapping[str, Any],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Carry out any operation, in OpenAI's shape both ways.
+
+        Args:
+            operation: What kind of call it is.
+            capability: Capability name or virtual model name.
+            payload: OpenAI's request body without ``model`` and ``stream``; unknown keys are passed on.
+            metadata: As `CompletionRequest.metadata`.
+
+        Raises:
+            ModelMeshError: As for `acomplete`.
+        """
+        call = self._start(operation, capability, payload, SYNC, metadata or {})
+        response = await self._engine.driver.complete(call)
+        member = call.last_member
+        assert member is not None
+        return Answer(response.data, call.receipt(), member.model_id, member.provider_id)
+
+    # --- streams --------------------------------------------------------------------
+
+    async def stream(self, capability: str, request: CompletionRequest) -> AsyncIterator[CompletionResponse]:
+        """Route and execute a streaming request.
+
+        Leaving the iteration early (``aclose``, or cancelling the task) closes the provider's connection.
+
+        Args:
+            capability: Capability name or virtual model name.
+            request: The completion request payload.
+
+        Yields:
+            Incremental completion response chunks.
+
+        Raises:
+            StreamInterruptedError: It broke after content had been yielded; ``partial`` holds the text.
+            ModelMeshError: Before any content, as for `acomplete`.
+        """
+        routed = self.execute_stream(capability, payload_of(request), metadata=request.metadata)
+        async with aclosing(routed.generator) as chunks:
+            async for chunk in chunks:
+                yield CompletionResponse(
+                    chunk.text,
+                    routed.model_id,
+                    routed.provider_id,
+                    {} if chunk.usage is None else usage_of(chunk.usage),
+                    0.0,
+                    {"raw": chunk.data, "request_id": routed.request_id, "finish_reason": chunk.finish_reason},
+                )
+
+    def execute_stream(
+        self, capability: str, payload: Mapping[str, Any], *, metadata: Mapping[str, Any] | None = None
+    ) -> RoutedStream:
+        """Route a streaming request now and answer it as it is iterated, in chunks of OpenAI's shape.
+
+        Raises:
+            RoutingError: At once, when nobody can serve it; later failures come with the iteration.
+        """
+        call = self._start("chat", capability, payload, STREAMING, metadata or {})
+        return RoutedStream(call, self._engine.driver.stream(call))
+
+    # --- batches ------------------------------------------------------------------------
+
+    def batch(self, capability: str, requests: list[CompletionRequest]) -> BatchJob:
+        """Route and submit a batch request to a provider that takes batches.
+
+        Args:
+            capability: Capability name or virtual model name.
+            requests: List of completion request payloads.
+
+        Returns:
+            A BatchJob handle for tracking the submitted batch.
+
+        Raises:
+            ValueError: The list is empty.
+            RoutingError: No candidate takes batches of this size.
+        """
+        if not requests:
+            raise ValueError("a batch needs at least one request")
+        return self._engine.loop.run(self._abatch(capability, requests))
+
+    async def _abatch(self, capability: str, requests: list[CompletionRequest]) -> BatchJob:
+        result = self._pipeline.execute(PipelineRequest(capability, BATCH))
+        payloads = [payload_of(request) for request in requests]
+        last: ProviderError | None = None
+        tried = 0
+        for member in [result.selected, *result.others()]:
+            limit = member.model.definition.batch.get("max_items")
+            submit = getattr(member.model.provider.connector, "submit_batch", None)
+            if submit is None or (limit is not None and len(requests) > limit):
+                continue
+            tried += 1
+            try:
+                job_id = await submit(member.model.wire_name, payloads)
+            except Exception as error:
+                last = member.model.provider.understand(error, member.model)
+                continue
+            return BatchJob(str(job_id), "queued", member.model_id, member.provider_id, len(requests))
+        if last is not None:
+            raise AllProvidersExhaustedError(result.pool.name, attempts=tried, last_error=last) from last
+        raise RoutingError(
+            f"no model of pool {result.pool.name!r} takes a batch of {len(requests)} requests",
+            pool_name=result.pool.name,
+            details={"request_count": len(requests)},
+        )
+
+    # --- pools ----------------------------------------------------------------------------
+
+    def get_pool(self, name: str) -> CapabilityPool:
+        """Return a specific CapabilityPool by name.
+
+        Args:
+            name: Pool identifier.
+
+        Returns:
+            The matching CapabilityPool.
+
+        Raises:
+            KeyError: If no pool exists with the given name.
+        """
+        try:
+            return self._pools[name]
+        except KeyError:
+            raise KeyError(unknown_name("pool", name, list(self._pools))) from None
+
+    def list_pools(self) -> list[CapabilityPool]:
+        """Return all registered capability pools."""
+        return list(self._pools.values())
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _start(
+        self,
+        operation: Operation,
+        capability: str,
+        payload: Mapping[str, Any],
+        delivery_mode: str,
+        metadata: Mapping[str, Any],
+    ) -> Call:
+        engine = self._engine
+        started = engine.clock.monotonic()
+        route: PipelineResult = self._pipeline.execute(
+            PipelineRequest(
+                capability,
+                delivery_mode,
+                metadata.get("preferred_provider") if metadata else None,
+                metadata.get("session_id") if metadata else None,
+                metadata,
+            )
+        )
+        call = Call(
+            engine.request_ids(),
+            capability,
+            operation,
+            payload,
+            route=route,
+            started=started,
+            clock=engine.clock,
+            random=engine.random,
+            metadata=metadata,
+            headers=metadata.get("headers", _NO_HEADERS) if metadata else _NO_HEADERS,
+        )
+        if engine.telemetry.wants_info:
+            engine.telemetry.routed(call)
+        return call
+
+
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+def payload_of(request: CompletionRequest) -> dict[str, Any]:
+    """Return a request as OpenAI's body; what was left unset stays unset."""
+    payload: dict[str, Any] = {"messages": request.messages}
+    if request.temperature is not None:
+        payload["temperature"] = request.temperature
+    if request.max_tokens is not None:
+        payload["max_tokens"] = request.max_tokens
+    if request.tools is not None:
+        payload["tools"] = request.tools
+    if request.metadata:
+        payload.update(request.metadata.get("parameters", {}))
+    return payload
+
+
+def usage_of(usage: TokenUsage) -> dict[str, int]:
+    """Return token counts under OpenAI's names."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
