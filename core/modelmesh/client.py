@@ -185,9 +185,7 @@ class Completions(_Resource):
         """
         payload, metadata = _split({"messages": messages, **parameters})
         if stream:
-            return ChatStream(
-                self._client.mesh, self._router.execute_stream(model, payload, metadata=metadata)
-            )
+            return ChatStream(self._client.mesh, self._router.execute_stream(model, payload, metadata=metadata))
         return _reply(self._client.mesh.run(self._router.execute("chat", model, payload, metadata=metadata)))
 
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelmesh.capabilities import PREDEFINED_POOLS, CapabilityTree
-from modelmesh.errors import CapabilityNotFoundError, ConfigurationError, CreateArgumentError, NoProvidersError, unknown_name
+from modelmesh.errors import (
+    CapabilityNotFoundError,
+    ConfigurationError,
+    CreateArgumentError,
+    NoProvidersError,
+    unknown_name,
+)
 
 if TYPE_CHECKING:
     from modelmesh.plugins import PluginHost

@@ -252,8 +252,10 @@ class ModelMesh:
         target = self.get_router().get_pool(pool)
         current = self._current(pool)
         if current is None or len(target.get_active_models()) < 2:
-            raise target.no_active_model() if current is None else UsageError(
-                f"pool {pool!r} has no other active model to rotate to"
+            raise (
+                target.no_active_model()
+                if current is None
+                else UsageError(f"pool {pool!r} has no other active model to rotate to")
             )
         target.deactivate(target.members[current].model, DeactivationReason.MANUAL.value)
         following = self._current(pool)

@@ -35,7 +35,9 @@ _PATTERNS = (
     ),
     (re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|r8|fw|pplx|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_\-]{14,}\b"), REDACTED),
 )
-_HINT = re.compile(r"(?i)bearer|basic|key|token|secret|password|authorization|sig|sk-|pk-|rk-|gsk_|xai-|hf_|r8_|fw_|pplx")
+_HINT = re.compile(
+    r"(?i)bearer|basic|key|token|secret|password|authorization|sig|sk-|pk-|rk-|gsk_|xai-|hf_|r8_|fw_|pplx"
+)
 _DEPTH = 32
 
 

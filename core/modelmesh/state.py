@@ -244,9 +244,7 @@ class ProviderState:
         self._alpha = 0.25
         self._minimum = 0.5
 
-    def configure(
-        self, *, clock: Clock | None = None, ema_alpha: float = 0.25, min_availability: float = 0.5
-    ) -> None:
+    def configure(self, *, clock: Clock | None = None, ema_alpha: float = 0.25, min_availability: float = 0.5) -> None:
         """Attach a clock and the figures probes are judged by.
 
         Args:

@@ -320,7 +320,9 @@ class StatisticsCollector:
         with self._lock:
             kept = self._series.get(scope)
             if kept is None:
-                raise KeyError(f"statistics for scope {scope.value!r} are not kept; see observability.statistics.scopes")
+                raise KeyError(
+                    f"statistics for scope {scope.value!r} are not kept; see observability.statistics.scopes"
+                )
             series = kept.get(name)
             now = self._clock.time()
             if series is not None:

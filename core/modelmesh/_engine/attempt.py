@@ -196,4 +196,3 @@ def _check_caps(call: Call, last: ProviderError | None) -> None:
         raise call.late() from last
     if call.over_caps():
         raise call.exhausted(last)
-

@@ -195,9 +195,7 @@ def _provider(
     return ProviderService(name, connector, state, entry.connector)
 
 
-def _state_store(
-    section: Any, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random
-) -> StateStore:
+def _state_store(section: Any, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random) -> StateStore:
     store: StateStore = plugins.find("state_stores", section.connector)(section.settings)
     bind = getattr(store, "bind", None)
     if bind is not None:
@@ -317,7 +315,10 @@ def _selector(section: Any) -> Callable[[Model], bool | float]:
         declared = model.definition
         if any(declared.features.get(feature, False) != wanted for feature, wanted in section.features.items()):
             return False
-        if section.min_context_window and (declared.constraints.get("context_window") or 0) < section.min_context_window:
+        if (
+            section.min_context_window
+            and (declared.constraints.get("context_window") or 0) < section.min_context_window
+        ):
             return False
         return not section.providers or model.provider.name in section.providers
 

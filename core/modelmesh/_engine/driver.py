@@ -218,9 +218,7 @@ class Driver:
             for ready in progress.release():
                 yield ready
 
-    def _settle_stream(
-        self, call: Call, member: Member, request: ProviderRequest, progress: StreamProgress
-    ) -> None:
+    def _settle_stream(self, call: Call, member: Member, request: ProviderRequest, progress: StreamProgress) -> None:
         latency = call.clock.monotonic() - progress.started - progress.consumer_seconds
         call.provider_seconds += latency
         call.waited_seconds += progress.consumer_seconds

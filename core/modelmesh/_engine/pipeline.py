@@ -151,9 +151,7 @@ class PipelineResult:
 
     __slots__ = ("candidates", "context", "delivery_mode", "pool", "selected", "selection", "stages_executed")
 
-    def __init__(
-        self, context: PipelineContext, pool: CapabilityPool, selected: Member, stages: Sequence[str]
-    ) -> None:
+    def __init__(self, context: PipelineContext, pool: CapabilityPool, selected: Member, stages: Sequence[str]) -> None:
         assert context.selection is not None
         self.context = context
         self.pool = pool
@@ -392,7 +390,9 @@ class RoutingPipeline:
                 for stage in self._stages:
                     context = stage.process(context)
                     if self._trace is not None and self._tracing():
-                        self._trace(stage.name, {"capability": request.capability, "candidates": len(context.candidates)})
+                        self._trace(
+                            stage.name, {"capability": request.capability, "candidates": len(context.candidates)}
+                        )
             except RoutingError as error:
                 # A pool whose models rest says more than one that never could: it is what the caller hears.
                 first = error if first is None or isinstance(error, NoActiveModelError) else first
@@ -428,5 +428,3 @@ class RoutingPipeline:
     def get_stages(self) -> list[PipelineStage]:
         """The stages in order; a copy."""
         return list(self._stages)
-
-

@@ -26,9 +26,7 @@ class DeactivationEvaluator:
         """Whether there is a reason."""
         return self.get_reason(snapshot, samples=samples) is not None
 
-    def get_reason(
-        self, snapshot: Candidate | ModelState, *, samples: int | None = None
-    ) -> DeactivationReason | None:
+    def get_reason(self, snapshot: Candidate | ModelState, *, samples: int | None = None) -> DeactivationReason | None:
         """Name the first reason that holds, money before errors before usage.
 
         Args:
