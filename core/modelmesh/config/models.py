@@ -16,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PrivateAttr,
     SecretBytes,
     SecretStr,
     Strict,
@@ -27,9 +26,6 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from modelmesh.config.durations import Duration, PositiveDuration, Size
-
-if TYPE_CHECKING:
-    from modelmesh.config.secrets import SecretResolver
 
 # Strict numbers: YAML has numbers of its own, so a quoted one or a boolean in their place is a mistake to report.
 Whole = Annotated[int, Strict()]
@@ -86,26 +82,12 @@ class SecretsConfig(Section):
 # --- providers and models ---------------------------------------------------------
 
 
-class ErrorConfig(Section):
-    """Which HTTP statuses a provider's connector takes for retryable; its own defaults where None."""
-
-    retryable_codes: tuple[StatusCode, ...] | None = Field(
-        default=None, description="Statuses after which the same call may succeed a moment later."
-    )
-    non_retryable_codes: tuple[StatusCode, ...] | None = Field(
-        default=None, description="Statuses after which the same call fails again."
-    )
-
-
 class ProviderConfig(Section):
     """One provider; every key not listed here belongs to its connector's own settings."""
 
     enabled: bool = Field(default=True, description="Whether the provider and its models are used at all.")
     connector: str = Field(
         default="", description="Connector ID or short name; by default the entry's own name. Read back as the full ID."
-    )
-    error: ErrorConfig = Field(
-        default_factory=ErrorConfig, description="Statuses, for connectors that let them be chosen."
     )
     settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
     instance: Programmatic = None
@@ -155,10 +137,12 @@ class PricingConfig(Section):
 
 if TYPE_CHECKING:
     Batch = bool | dict[str, Any]
+    Delivery = dict[str, bool] | Literal["sync", "streaming"] | None
     Constraints = dict[str, Any]
 else:
     # Checked as models, kept as plain dicts of what was given: the engine hands them on to strategies as they are.
     Batch = bool | Annotated[BatchConfig, AfterValidator(_given)]
+    Delivery = Annotated[DeliveryConfig, AfterValidator(_given)] | Literal["sync", "streaming"] | None
     Constraints = Annotated[ConstraintsConfig, AfterValidator(_given)]
 
 
@@ -172,7 +156,7 @@ class ModelConfig(Section):
     capabilities: tuple[Name, ...] = Field(
         min_length=1, description="What work it does: leaf names or paths of the capability tree."
     )
-    delivery: DeliveryConfig | Literal["sync", "streaming"] | None = Field(
+    delivery: Delivery = Field(
         default=None,
         description="How answers can be had; without it the capability decides. streaming means whole answers too.",
     )
@@ -197,7 +181,6 @@ class DeactivationConfig(Section):
     error_rate_min_samples: Annotated[Whole, Field(ge=1)] = Field(
         default=10, description="Outcomes before the error rate means anything."
     )
-    error_window: Annotated[Whole, Field(ge=1)] = Field(default=100, description="Outcomes the error rate looks at.")
     error_codes: tuple[StatusCode, ...] = Field(
         default=(429, 500, 503),
         description="Statuses that count as failures; timeouts and broken connections count in any case.",
@@ -205,12 +188,6 @@ class DeactivationConfig(Section):
     request_limit: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests; none by default.")
     token_limit: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens; none by default.")
     budget_limit: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="USD; none by default.")
-
-    @model_validator(mode="after")
-    def _window_holds_the_samples(self) -> DeactivationConfig:
-        if self.error_rate_min_samples > self.error_window:
-            raise ValueError("error_rate_min_samples is more than error_window holds; the error rate would never act")
-        return self
 
 
 class RecoveryConfig(Section):
@@ -340,12 +317,6 @@ class PoolConfig(Section):
         default="modelmesh.stick-until-failure.v1",
         description="Selection strategy: ID or short name of an installed one. Read back as the full ID.",
     )
-    model_priority: tuple[Name, ...] = Field(
-        default=(), description="Models in order of preference, for strategies that read it."
-    )
-    provider_priority: tuple[Name, ...] = Field(
-        default=(), description="Providers in order of preference, for strategies that read it."
-    )
     fallback_strategy: str | None = Field(
         default=None,
         description="Strategy for when no preference is active, or error; for strategies that read it, which take"
@@ -409,19 +380,34 @@ class StorageConfig(Section):
     instance: Programmatic = None
 
 
-class ObservedSection(Section):
-    """A part of observability that may have a connector of its own.
+class ObservabilityTarget(Section):
+    """One connector that reports go to.
 
-    Without one (``connector`` and ``instance`` None) it uses the connector of ``observability`` itself.
+    Attributes:
+        connector: Its full ID, or its class's name when it was passed in ready-made.
+        settings: An instance of its own settings model, or None.
+        instance: The connector itself, when it was passed in.
     """
 
-    connector: str | None = Field(
-        default=None,
-        description="Observability connector of this part: ID or short name; by default observability.connector."
-        " Its settings stand beside it or under config.",
-    )
-    settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
-    instance: Programmatic = None
+    connector: str
+    settings: Any = Field(default=None, repr=False, exclude=True)
+    instance: Any = Field(default=None, repr=False, exclude=True)
+
+    def is_same(self, other: ObservabilityTarget) -> bool:
+        """Whether one connector can serve both: the same object, or the same ID with equal settings."""
+        if self.instance is not None or other.instance is not None:
+            return self.instance is other.instance
+        return self.connector == other.connector and bool(self.settings == other.settings)
+
+
+class ObservedSection(Section):
+    """A part of observability that may name a connector of its own; ``target`` is None when it does not."""
+
+    target: SkipJsonSchema[ObservabilityTarget | None] = Field(default=None, repr=False, exclude=True)
+
+    def connectors(self) -> tuple[ObservabilityTarget, ...]:
+        """The connectors this part names itself."""
+        return () if self.target is None else (self.target,)
 
 
 class RoutingEventsConfig(ObservedSection):
@@ -471,21 +457,26 @@ class TracingConfig(ObservedSection):
 class ObservabilityConfig(Section):
     """What is reported, and where to.
 
-    ``settings`` and ``instance`` belong to ``connector``, which serves every part without a connector of its own.
+    ``target`` is the connector of every part that names none of its own.
     """
 
-    connector: str = Field(
-        default="modelmesh.console.v1",
-        description="Observability connector for every part without its own: ID or short name. modelmesh.null.v1 keeps"
-        " silent, as does leaving out the whole section. Read back as the full ID.",
-    )
-    settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
-    instance: Programmatic = None
+    target: SkipJsonSchema[ObservabilityTarget | None] = Field(default=None, repr=False, exclude=True)
     routing: RoutingEventsConfig = Field(default_factory=RoutingEventsConfig, description="Where routing events go.")
     events: EventsConfig = Field(default_factory=EventsConfig, description="Which routing events are sent.")
     logging: LoggingConfig = Field(default_factory=LoggingConfig, description="The log of requests.")
     statistics: StatisticsConfig = Field(default_factory=StatisticsConfig, description="Aggregate figures.")
     tracing: TracingConfig = Field(default_factory=TracingConfig, description="Diagnostic messages.")
+
+    def targets(self) -> Iterator[tuple[str, ObservabilityTarget]]:
+        """Yield each part with each connector it goes to; tracing only when it names its own."""
+        for name, section in (("events", self.routing), ("logging", self.logging), ("statistics", self.statistics)):
+            own = section.connectors()
+            if not own and self.target is not None:
+                own = (self.target,)
+            for target in own:
+                yield name, target
+        for target in self.tracing.connectors():
+            yield "tracing", target
 
 
 class ProxyAuthConfig(Section):
@@ -535,7 +526,7 @@ class Configuration(Section):
 
     capabilities: dict[str, tuple[Name, ...]] = Field(
         default_factory=dict,
-        description="Additions to the capability tree: a parent and its new children; the empty parent adds categories.",
+        description="Additions to the capability tree: a parent and its children; the empty parent adds categories.",
     )
     secrets: SecretsConfig = Field(default_factory=SecretsConfig, description="Where secrets come from.")
     providers: dict[str, ProviderConfig] = Field(default_factory=dict, description="Providers by name.")
@@ -546,17 +537,14 @@ class Configuration(Section):
     observability: ObservabilityConfig | None = Field(default=None, description="What is reported; nothing without it.")
     proxy: ProxyConfig = Field(default_factory=ProxyConfig, description="The HTTP server.")
 
-    _resolver: SecretResolver | None = PrivateAttr(default=None)
-
-    @property
-    def secret_resolver(self) -> SecretResolver | None:
-        """What resolved the secrets of this configuration, or None when it was built by hand."""
-        return self._resolver
+    resolver: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
 
     def known_secrets(self) -> frozenset[str]:
         """Return every secret value this configuration holds, so that redaction can find them."""
-        resolved = frozenset[str]() if self._resolver is None else self._resolver.known_values()
-        return resolved | {value for value in _secret_values(self._with_secrets()) if value}
+        values = set(_secret_values(self._with_secrets()))
+        if self.resolver is not None:
+            values.update(self.resolver.known_values())
+        return frozenset(value for value in values if value)
 
     def _with_secrets(self) -> Iterator[object]:
         yield self.proxy.auth.tokens
@@ -566,9 +554,8 @@ class Configuration(Section):
             yield pool.strategy_settings
         if self.storage is not None:
             yield self.storage.settings
-        if (seen := self.observability) is not None:
-            for section in (seen, seen.routing, seen.logging, seen.statistics, seen.tracing):
-                yield section.settings
+        if self.observability is not None:
+            yield from (target.settings for _, target in self.observability.targets())
 
 
 def _secret_values(value: object) -> Iterator[str]:
