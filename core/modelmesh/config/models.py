@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SecretBytes,
     SecretStr,
     Strict,
@@ -140,10 +141,11 @@ if TYPE_CHECKING:
     Delivery = dict[str, bool] | Literal["sync", "streaming"] | None
     Constraints = dict[str, Any]
 else:
+    _AS_IT_IS = PlainSerializer(lambda value: value)
     # Checked as models, kept as plain dicts of what was given: the engine hands them on to strategies as they are.
-    Batch = bool | Annotated[BatchConfig, AfterValidator(_given)]
-    Delivery = Annotated[DeliveryConfig, AfterValidator(_given)] | Literal["sync", "streaming"] | None
-    Constraints = Annotated[ConstraintsConfig, AfterValidator(_given)]
+    Batch = bool | Annotated[BatchConfig, AfterValidator(_given), _AS_IT_IS]
+    Delivery = Annotated[DeliveryConfig, AfterValidator(_given), _AS_IT_IS] | Literal["sync", "streaming"] | None
+    Constraints = Annotated[ConstraintsConfig, AfterValidator(_given), _AS_IT_IS]
 
 
 class ModelConfig(Section):
