@@ -1,0 +1,168 @@
+"""Loading: what a good file becomes, and what each kind of mistake is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from modelmesh._engine.build import pool_policy
+from modelmesh.config.models import Configuration
+from modelmesh.errors import ConfigurationError, Problem
+
+Load = Callable[..., Configuration]
+
+CANARY = "sk-canary-4711-do-not-show"
+
+BASE = """\
+providers:
+  acme.chat.v1:
+    api_key: ${secrets:ACME_KEY}
+models:
+  m:
+    provider: acme.chat.v1
+    capabilities: [chat-completion]
+"""
+"""Seven lines; what a case adds begins in line 8."""
+
+POOL = "pools:\n  chat-completion:\n"
+ENVIRON = {"ACME_KEY": CANARY}
+
+
+def problems(load: Load, text: str) -> tuple[Problem, ...]:
+    """Load what must not load, and return what was found."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(text, ENVIRON)
+    assert CANARY not in str(caught.value)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("added", "line", "path", "words"),
+    [
+        (POOL + "    strategey: round-robin\n", 10, "pools.chat-completion.strategey", "did you mean 'strategy'"),
+        (POOL + "    deadline: 3 weeks\n", 10, "pools.chat-completion.deadline", "such as 500ms"),
+        (POOL + "    max_attempts: lots\n", 10, "pools.chat-completion.max_attempts", "whole number"),
+        (POOL + "    strategy: round-robbin\n", 10, "pools.chat-completion.strategy", "modelmesh.round-robin.v1"),
+        (POOL + "    models: [mm]\n", 10, "pools.chat-completion.models[0]", "unknown model 'mm'"),
+        (POOL + "    providers: [acme]\n", 10, "pools.chat-completion.providers[0]", "acme.chat.v1"),
+        (POOL + "    capability: chat-completoin\n", 10, "pools.chat-completion.capability", "chat-completion"),
+        (POOL + "    session_timeout: 30m\n", 10, "pools.chat-completion.session_timeout", "not supported yet"),
+        (POOL + "    model_priority: [m]\n", 10, "pools.chat-completion.model_priority", "does not read it"),
+        (POOL + "    fallback_strategy: error\n", 10, "pools.chat-completion.fallback_strategy", "does not read it"),
+        (POOL + "    priority: 1\n    priority: 2\n", 11, "pools.chat-completion.priority", "first in line 10"),
+        (POOL + "    retry: {initial_delay: 1h}\n", 10, "pools.chat-completion.retry", "longer than max_delay"),
+        ("pools:\n  nowhere: {}\n", 9, "pools.nowhere", "needs capability:, models: or selector:"),
+        ("pools:\n  text-to-image: {}\n", 9, "pools.text-to-image", "no configured model can ever be"),
+        (POOL + "    timeouts: {total: 0s}\n", 10, "pools.chat-completion.timeouts.total", "greater than 0"),
+        (POOL + "discovery: {}\n", 10, "discovery", "not supported yet"),
+        (POOL + "proxy: {auth: {enabled: true}}\n", 10, "proxy.auth", "at least one token"),
+        (POOL + "proxy: {auth: {tokens: ['${secrets:NOPE}']}}\n", 10, "proxy.auth.tokens[0]", "'NOPE' is not in"),
+        (POOL + "storage: {connector: redis}\n", 10, "storage.connector", "modelmesh.memory.v1"),
+    ],
+    ids=lambda value: value.strip().splitlines()[-1].strip()[:40] if isinstance(value, str) and "\n" in value else "",
+)
+def test_a_mistake_is_named_with_its_line_its_path_and_a_remedy(
+    load: Load, added: str, line: int, path: str, words: str
+) -> None:
+    """One mistake is one problem, at the place where it was written."""
+    (problem,) = problems(load, BASE + added)
+
+    assert (problem.file, problem.line, problem.path) == ("mesh.yaml", line, path)
+    assert words in problem.message
+
+
+def test_all_mistakes_come_at_once_in_document_order(load: Load) -> None:
+    """Nobody has to fix a file one error at a time."""
+    found = problems(load, BASE + POOL + "    deadline: soon\n    strategey: x\nstorage: {locking: {}}\n")
+
+    assert [problem.line for problem in found] == [10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"providers:\n  acme.chat.v1: {{api_kye: {CANARY}}}\n",
+        f"providers:\n  acme.chat.v1: {{timeout: {CANARY}}}\n",
+        f"providers:\n  acme.chat.v1: {{api_key: [{CANARY}]}}\n",
+        f"providers:\n  acme.chat.v1: {CANARY}\n",
+        f"{BASE}{POOL}    deadline: {CANARY}\n",
+        f"{BASE}{POOL}    retry: {CANARY}\n",
+        f"{BASE}{POOL}    retry: {{backoff: {CANARY}}}\n",
+        f"{BASE}{POOL}proxy: {{auth: {{tokens: {CANARY}}}}}\n",
+        f"{BASE}{POOL}    timeouts: {{total: '${{secrets:ACME_KEY}}'}}\n",
+    ],
+    ids=["misspelt", "number", "list", "entry", "duration", "section", "choice", "tokens", "reference"],
+)
+def test_a_key_in_the_wrong_place_is_never_repeated(load: Load, text: str) -> None:
+    """Errors describe values without showing them."""
+    assert problems(load, text)
+
+
+def test_secrets_reach_settings_and_stay_out_of_reprs(load: Load) -> None:
+    """A resolved key is in the connector's settings, known to redaction, and nowhere in text."""
+    configuration = load(BASE + POOL, ENVIRON)
+
+    assert configuration.providers["acme.chat.v1"].settings.api_key.get_secret_value() == CANARY
+    assert configuration.known_secrets() == {CANARY}
+    assert CANARY not in repr(configuration) + str(configuration.model_dump())
+
+
+def test_a_key_written_in_plain_text_is_known_to_redaction(load: Load) -> None:
+    """Redaction does not depend on where the key came from."""
+    configuration = load(BASE.replace("${secrets:ACME_KEY}", "plain-key-1") + POOL)
+
+    assert "plain-key-1" in configuration.known_secrets()
+
+
+@pytest.mark.parametrize(
+    ("alternate", "flat"),
+    [
+        ("hierarchy_node: chat-completion", "capability: chat-completion"),
+        ("rotation: {policy: round-robin}", "strategy: round-robin"),
+        ("rotation: {deactivation: {retry_limit: 7}}", "deactivation: {retry_limit: 7}"),
+        ("retry: {non_retryable: [418]}", "retry: {non_retryable_codes: [418]}"),
+        ("allowed_providers: [acme.chat.v1]", "providers: [acme.chat.v1]"),
+    ],
+    ids=["capability", "strategy", "deactivation", "retry", "providers"],
+)
+def test_other_spellings_mean_the_flat_one(load: Load, alternate: str, flat: str) -> None:
+    """What other documents write is understood."""
+    assert load(f"{BASE}{POOL}    {alternate}\n", ENVIRON).pools == load(f"{BASE}{POOL}    {flat}\n", ENVIRON).pools
+
+
+def test_both_spellings_with_different_values_are_an_error(load: Load) -> None:
+    """Neither wins in silence; the other's line is named."""
+    (problem,) = problems(load, BASE + POOL + "    strategy: round-robin\n    rotation: {policy: priority-selection}\n")
+
+    assert problem.line == 11
+    assert "line 10" in problem.message
+
+
+def test_a_strategy_gets_its_own_keys(load: Load) -> None:
+    """Keys of the strategy's settings model stand in the pool and reach the strategy."""
+    pool = load(BASE + POOL + "    strategy: priority-selection\n    model_priority: [m]\n", ENVIRON).pools[
+        "chat-completion"
+    ]
+
+    assert pool.strategy_settings.model_priority == ("m",)
+    assert pool.fallback_strategy == "modelmesh.round-robin.v1"
+
+
+def test_the_engine_reads_every_rule_of_a_pool(load: Load) -> None:
+    """Names and units of the configuration are those the engine asks for."""
+    policy = pool_policy(load(BASE + POOL + "    retry: {initial_delay: 250ms}\n", ENVIRON).pools["chat-completion"])
+
+    assert (policy.retry.initial_delay, policy.deadline, policy.timeouts.connect) == (0.25, 600.0, 5.0)
+
+
+def test_parts_without_a_connector_share_the_default_one(load: Load) -> None:
+    """Events and statistics go to the section's connector, the log to its own."""
+    section = load(BASE + POOL + "observability: {logging: {connector: 'null'}}\n", ENVIRON).observability
+
+    assert section is not None
+    assert [(part, target.connector) for part, target in section.targets()] == [
+        ("events", "modelmesh.console.v1"),
+        ("logging", "modelmesh.null.v1"),
+        ("statistics", "modelmesh.console.v1"),
+    ]
