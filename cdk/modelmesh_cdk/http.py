@@ -1,0 +1,274 @@
+"""HTTP for connectors: httpx requests handed to a transport directly, and failures as the errors they mean.
+
+Authors and their tests meet ``httpx`` (``httpx.MockTransport`` works). The client layer of httpx is left out on the
+way, since it costs more than the request itself: there are no cookies, no redirects (credentials are never sent on),
+and proxies are those of the transport that is passed in. With the ``fast`` extra, aiohttp carries the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from modelmesh.errors import MalformedResponseError, ProviderConnectionError, ProviderError, ProviderTimeoutError
+from modelmesh.interfaces.provider import Timeouts
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_CONNECTIONS = 1_000
+KEEPALIVE_SECONDS = 30.0
+
+try:  # the `fast` extra
+    from orjson import dumps as encode_json
+    from orjson import loads as decode_json
+except ImportError:
+
+    def encode_json(value: Any, /) -> bytes:  # type: ignore[misc]  # same signature as far as it is used here
+        """Return JSON as UTF-8."""
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def decode_json(text: bytes, /) -> Any:  # type: ignore[misc]  # same signature as far as it is used here
+        """Return what JSON says."""
+        return json.loads(text)
+
+
+@dataclass(slots=True)
+class HttpReply:
+    """An answer, read whole. Header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return what the body says.
+
+        Raises:
+            MalformedResponseError: It is no JSON.
+        """
+        try:
+            return decode_json(self.body)
+        except (ValueError, RecursionError):
+            kind = self.headers.get("content-type", "no content type")
+            raise MalformedResponseError(
+                f"expected JSON, got {len(self.body)} bytes of {kind}", status_code=self.status
+            ) from None
+
+
+@dataclass(slots=True)
+class HttpStream:
+    """An answer whose body is still coming. Header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    _response: httpx.Response
+    _limit: int
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes, decompressed.
+
+        Raises:
+            ProviderConnectionError: The connection broke.
+            ProviderTimeoutError: Nothing came for the idle time.
+        """
+        failure: ProviderError | None = None
+        try:
+            async for chunk in self._response.aiter_bytes():
+                yield chunk
+        except httpx.HTTPError as error:
+            failure = understand_http_error(error)
+        if failure is not None:
+            raise failure
+
+    async def read(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            MalformedResponseError: It is larger than the limit.
+        """
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            if size > self._limit:
+                raise MalformedResponseError(f"the body is larger than {self._limit // 1024**2} MB")
+            parts.append(chunk)
+        return b"".join(parts)
+
+
+class Http:
+    """Sends requests; keeps one transport, with its connections, for each event loop that uses it.
+
+    Args:
+        transport: Carries every request instead; for tests, proxies and special TLS settings.
+        max_body_bytes: What an answer that is read whole may hold.
+    """
+
+    def __init__(
+        self, *, transport: httpx.AsyncBaseTransport | None = None, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
+        self._given = transport
+        self._max_body_bytes = max_body_bytes
+        self._transports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def send(
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: Callable[[], Mapping[str, str]],
+        body: bytes = b"",
+        *,
+        timeouts: Timeouts,
+    ) -> HttpReply:
+        """Send a request and read its answer whole.
+
+        Args:
+            method: Such as ``POST``.
+            url: Where to.
+            headers: Called for the headers, so that credentials stand in no frame of this library.
+            body: Sent as it is.
+            timeouts: ``connect`` and ``total`` hold here.
+
+        Raises:
+            ProviderError: No answer came; any status is an answer.
+        """
+        async with self.stream(method, url, headers, body, timeouts=timeouts) as stream:
+            return HttpReply(stream.status, stream.headers, await stream.read())
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: Callable[[], Mapping[str, str]],
+        body: bytes = b"",
+        *,
+        timeouts: Timeouts,
+        idle: float | None = None,
+    ) -> AsyncGenerator[HttpStream, None]:
+        """Send a request and hand out its answer while it comes; leaving the block closes the connection if need be.
+
+        Args:
+            method: See `send`.
+            url: See `send`.
+            headers: See `send`.
+            body: See `send`.
+            timeouts: ``connect`` and ``total`` hold here.
+            idle: Seconds the body may pause; by default ``timeouts.total``.
+        """
+        request = _request(method, url, headers, body, timeouts, idle)
+        failure: ProviderError | None = None
+        response: httpx.Response | None = None
+        try:
+            response = await self._transport().handle_async_request(request)
+        except httpx.HTTPError as error:
+            failure = understand_http_error(error)
+        # Raised out here, where the transport's exception, whose frames hold headers, is no longer its context.
+        if failure is not None:
+            raise failure
+        assert response is not None
+        try:
+            names = {name.lower(): value for name, value in response.headers.items()}
+            yield HttpStream(response.status_code, names, response, self._max_body_bytes)
+        finally:
+            await _close(response)
+
+    def _transport(self) -> httpx.AsyncBaseTransport:
+        if self._given is not None:
+            return self._given
+        loop = asyncio.get_running_loop()
+        transport = self._transports.get(loop)
+        if transport is None:
+            transport = self._transports[loop] = new_transport()
+        return transport
+
+    async def close(self) -> None:
+        """Close the connections of this loop; those of loops that are gone went with them."""
+        if self._given is not None:
+            await self._given.aclose()
+            return
+        loop = asyncio.get_running_loop()
+        for owner, transport in list(self._transports.items()):
+            del self._transports[owner]
+            if owner is loop:
+                await transport.aclose()
+            elif not owner.is_closed() and owner.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(transport.aclose(), owner))
+
+
+def new_transport() -> httpx.AsyncBaseTransport:
+    """Return a transport for the running loop: aiohttp's with the ``fast`` extra, else httpx's own."""
+    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS)
+    try:
+        import httpx_aiohttp
+    except ImportError:
+        return httpx.AsyncHTTPTransport(limits=limits)
+    transport: httpx.AsyncBaseTransport = httpx_aiohttp.AiohttpTransport(limits=limits)
+    return transport
+
+
+def understand_http_error(error: httpx.HTTPError) -> ProviderError:
+    """Return the error a failure of the transport means; of the exception only its type and text are kept."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectTimeout):
+        return ProviderTimeoutError(f"no connection in time: {text}", clock="connect")
+    if isinstance(error, httpx.PoolTimeout):
+        return ProviderTimeoutError("no free connection in time", clock="connect")
+    if isinstance(error, httpx.TimeoutException):
+        return ProviderTimeoutError(f"the provider went silent: {text}", clock="idle")
+    if isinstance(error, httpx.DecodingError):
+        return MalformedResponseError(f"the compressed body is broken: {text}")
+    if isinstance(error, httpx.ConnectError):
+        return ProviderConnectionError(f"cannot connect: {text}")
+    return ProviderConnectionError(f"the connection broke: {text}")
+
+
+def _request(
+    method: str,
+    url: httpx.URL,
+    headers: Callable[[], Mapping[str, str]],
+    body: bytes,
+    timeouts: Timeouts,
+    idle: float | None,
+) -> httpx.Request:
+    read = timeouts.total if idle is None else idle
+    return httpx.Request(
+        method,
+        url,
+        headers=[("host", url.netloc.decode("ascii")), ("content-length", str(len(body))), *headers().items()],
+        stream=httpx.ByteStream(body),
+        extensions={
+            "timeout": {
+                "connect": timeouts.connect,
+                "read": read,
+                "write": timeouts.total,
+                "pool": timeouts.connect,
+            }
+        },
+    )
+
+
+async def _close(response: httpx.Response) -> None:
+    """Close an answer even while the task is being cancelled: otherwise its place in the pool is lost.
+
+    See https://github.com/encode/httpcore/issues/1093: a second cancellation during the close leaks the connection.
+    """
+    if response.is_closed:  # it was read to its end
+        return
+    closing = asyncio.ensure_future(response.aclose())
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        # The close goes on by itself; what it may raise is of no interest to anybody.
+        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        raise
+    except Exception:  # noqa: S110 (the answer is out already; a connection that fails to close is closed)
+        pass

@@ -1,0 +1,211 @@
+"""BaseObservability: an observability connector is one method that writes a line; the rest follows from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelmesh.hookspecs import hookimpl
+from modelmesh.interfaces.observability import (
+    AggregateStats,
+    EventType,
+    LogLevel,
+    ObservabilityConnector,
+    RequestLogEntry,
+    RoutingEvent,
+    Severity,
+    TraceEntry,
+)
+from modelmesh.interfaces.runtime import ConnectorContext
+from modelmesh.redaction import Redactor
+
+EVENT_GROUPS: Mapping[str, frozenset[str]] = {
+    "rotation": frozenset({"model_rotated"}),
+    "deactivation": frozenset({"model_deactivated", "provider_deactivated"}),
+    "recovery": frozenset({"model_activated", "provider_recovered"}),
+    "health": frozenset({"provider_health_changed"}),
+}
+"""Words that stand for several events in a filter."""
+
+_SEVERITIES = [severity.value for severity in Severity]
+
+
+class BaseObservabilityConfig(BaseModel):
+    """Settings every connector has. Inside a mesh the dispatcher has filtered already, so the defaults let all pass."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    event_filter: list[str] = Field(default=[], description="Event names or groups; empty for all.")
+    log_level: LogLevel = Field(default=LogLevel.FULL, description="Detail of request records.")
+    min_severity: Severity = Field(default=Severity.DEBUG, description="Traces below it are dropped.")
+    redact_secrets: bool = Field(default=True, description="Take anything that looks like a credential out of lines.")
+    scopes: list[str] = Field(default=["model", "provider", "pool"], description="Scopes of statistics to write.")
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseObservabilityConfig)
+
+
+class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
+    """Inherit this and write `_write`.
+
+    Records become JSON lines with ``type`` event, log, stats or trace; override a ``_format_…`` hook for another shape.
+    The core calls it from one thread of its own, off every request's path: it may block, and may raise.
+
+    Attributes:
+        config_model: Settings the connector reads from its section of the configuration.
+        connector_id: Set it only when one plugin offers several connectors; else the entry point's name is the ID.
+    """
+
+    config_model: ClassVar[type[BaseObservabilityConfig]] = BaseObservabilityConfig
+    connector_id: ClassVar[str] = ""
+    is_null: ClassVar[bool] = False
+    context: ConnectorContext | None = None
+
+    def __init__(self, config: ConfigT | None = None) -> None:
+        self.config = config if config is not None else cast("ConfigT", self.config_model())
+        self._redactor = Redactor()
+        self._events = _events(self.config.event_filter)
+        self._lowest = _SEVERITIES.index(self.config.min_severity.value)
+
+    @classmethod
+    @hookimpl
+    def modelmesh_observability(cls) -> Mapping[str, type[BaseObservability[Any]]]:
+        """Offer this class under its entry point's name."""
+        return {cls.connector_id: cls}
+
+    def bind(self, context: ConnectorContext) -> None:
+        """Receive clock and trace."""
+        self.context = context
+
+    # --- what the core calls ----------------------------------------------------
+
+    def emit(self, event: RoutingEvent) -> None:
+        """Write an event that passes the filter."""
+        if self._events is None or event.event_type in self._events:
+            self._send(self._format_event(event))
+
+    def log(self, entry: RequestLogEntry) -> None:
+        """Write a request record at the configured level."""
+        self._send(self._format_log(entry))
+
+    def flush(self, stats: dict[str, AggregateStats]) -> None:
+        """Write statistics, a line a scope."""
+        for scope_id, figures in stats.items():
+            scope, colon, _ = scope_id.partition(":")
+            if not colon or scope in self.config.scopes:
+                self._send(self._format_stats(scope_id, figures))
+
+    def trace(self, entry: TraceEntry) -> None:
+        """Write a trace of sufficient severity."""
+        if _SEVERITIES.index(entry.severity.value) >= self._lowest:
+            self._send(self._format_trace(entry))
+
+    def close(self) -> None:
+        """Release what is held; called once, after the last record."""
+
+    # --- hooks --------------------------------------------------------------------
+
+    def _write(self, line: str) -> None:
+        """Put one line where it belongs, without a line end. Does nothing by default."""
+
+    def _format_event(self, event: RoutingEvent) -> str:
+        return self._json(
+            "event",
+            {
+                "event_type": event.event_type.value,
+                "timestamp": _iso(event.timestamp),
+                "model_id": event.model_id,
+                "provider_id": event.provider_id,
+                "pool_id": event.pool_id,
+                "metadata": event.metadata,
+            },
+        )
+
+    def _format_log(self, entry: RequestLogEntry) -> str:
+        record: dict[str, Any] = {
+            "timestamp": _iso(entry.timestamp),
+            "request_id": entry.request_id,
+            "model_id": entry.model_id,
+            "provider_id": entry.provider_id,
+            "pool_id": entry.pool_id,
+            "attempt": entry.attempt,
+            "status_code": entry.status_code,
+            "latency_ms": entry.latency_ms,
+            "tokens_in": entry.tokens_in,
+            "tokens_out": entry.tokens_out,
+            "total_tokens": entry.tokens_in + entry.tokens_out,
+            "cost": entry.cost,
+            "error": entry.error,
+        }
+        if self.config.log_level is not LogLevel.METADATA:
+            record |= {
+                "capability": entry.capability,
+                "delivery_mode": entry.delivery_mode,
+                "routing_reason": entry.routing_reason,
+                "overhead_us": entry.overhead_us,
+            }
+            for name in ("request_payload", "response_payload"):
+                payload = getattr(entry, name)
+                if payload is not None:
+                    record[name] = payload
+        return self._json("log", record)
+
+    def _format_stats(self, scope_id: str, stats: AggregateStats) -> str:
+        return self._json(
+            "stats",
+            {
+                "scope_id": scope_id,
+                "requests_total": stats.requests_total,
+                "requests_success": stats.requests_success,
+                "requests_failed": stats.requests_failed,
+                "tokens_in": stats.tokens_in,
+                "tokens_out": stats.tokens_out,
+                "cost_total": stats.cost_total,
+                "latency_avg": stats.latency_avg,
+                "latency_p95": stats.latency_p95,
+                "downtime_total": stats.downtime_total,
+                "rotation_events": stats.rotation_events,
+            },
+        )
+
+    def _format_trace(self, entry: TraceEntry) -> str:
+        record: dict[str, Any] = {
+            "severity": entry.severity.value,
+            "timestamp": _iso(entry.timestamp),
+            "component": entry.component,
+            "message": entry.message,
+        }
+        if entry.metadata:
+            record["metadata"] = entry.metadata
+        if entry.error is not None:
+            record["error"] = entry.error
+        return self._json("trace", record)
+
+    def _redact(self, text: str) -> str:
+        """Return a text without credentials."""
+        return self._redactor.text(text)
+
+    # --- inside ---------------------------------------------------------------------
+
+    def _json(self, kind: str, record: Mapping[str, Any]) -> str:
+        clean = self._redactor.mapping(record) if self.config.redact_secrets else record
+        return json.dumps({"type": kind, **clean}, ensure_ascii=False, default=str)
+
+    def _send(self, line: str) -> None:
+        self._write(self._redact(line) if self.config.redact_secrets else line)
+
+
+def _events(names: list[str]) -> frozenset[EventType] | None:
+    """Return the events a filter names; None for all."""
+    if not names:
+        return None
+    values = {value for name in names for value in EVENT_GROUPS.get(name, frozenset({name}))}
+    return frozenset(EventType(value) for value in values)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

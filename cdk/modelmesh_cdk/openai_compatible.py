@@ -1,0 +1,275 @@
+"""OpenAICompatibleProvider: for every API that speaks OpenAI's language, with a hook for each thing that may differ.
+
+Wire format: https://platform.openai.com/docs/api-reference/chat. A vendor that differs in one respect overrides one
+hook: its URL (`_get_completion_endpoint`), its headers (`_build_headers`), its body (`_build_request_payload`,
+`_parse_response`), its stream (`_new_stream_decoder`), its limits (`_parse_rate_limits`), its errors (`_parse_error`).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar, TypeVar
+
+import httpx
+from pydantic import Field, SecretStr, field_validator
+
+from modelmesh.errors import MalformedResponseError, ProviderError, UnsupportedRequestError
+from modelmesh.interfaces.provider import (
+    ModelInfo,
+    ProviderChunk,
+    ProviderRequest,
+    ProviderResponse,
+    RateLimitStatus,
+    Timeouts,
+)
+from modelmesh_cdk.http import Http, HttpReply, HttpStream, encode_json
+from modelmesh_cdk.openai_stream import OpenAIStreamDecoder
+from modelmesh_cdk.provider import BaseProvider, BaseProviderConfig, chunks_of, usage_of
+from modelmesh_cdk.provider_errors import error_from_status, error_in_band
+from modelmesh_cdk.rate_limits import parse_rate_limits
+from modelmesh_cdk.sse import SSEParser
+
+_VERSIONED = re.compile(r"/(?:v\d+(?:beta\d*|alpha\d*)?|openai)(?:/openai)?/?$")
+_PASSED_ON = ("x-request-id", "openai-processing-ms", "x-generation-id")
+
+
+class OpenAICompatibleConfig(BaseProviderConfig):
+    """Settings of a provider that speaks OpenAI's language."""
+
+    base_url: str = Field(description="Such as https://api.openai.com/v1; /v1 is added where no version stands.")
+    api_key: SecretStr = Field(
+        default=SecretStr(""), description="Sent as a bearer token; write it as ${secrets:NAME}. Empty for none."
+    )
+    timeout: float | None = Field(default=None, gt=0, description="Whole request, in seconds; by default the pool's.")
+    organization: str | None = Field(default=None, description="Sent as OpenAI-Organization.")
+    project: str | None = Field(default=None, description="Sent as OpenAI-Project.")
+    headers: dict[str, SecretStr] = Field(default={}, description="Further headers to send.")
+    extra_body: dict[str, Any] = Field(default={}, description="Further fields of every request's body.")
+    query: dict[str, str] = Field(default={}, description="Further parameters of every URL, such as api-version.")
+    stream_usage: bool = Field(default=True, description="Whether to ask for token counts at the end of streams.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        url = httpx.URL(value if "://" in value else f"http://{value}")
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("must be an http or https URL")
+        if url.userinfo:
+            raise ValueError("must not hold credentials; use api_key")
+        return str(url).rstrip("/")
+
+
+ConfigT = TypeVar("ConfigT", bound=OpenAICompatibleConfig)
+
+
+class OpenAICompatibleProvider(BaseProvider[ConfigT]):
+    """Chat completions, embeddings, images and speech over OpenAI's HTTP API."""
+
+    config_model: ClassVar[type[BaseProviderConfig]] = OpenAICompatibleConfig
+
+    def __init__(self, config: ConfigT | None = None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        super().__init__(config)
+        self.http = Http(transport=transport)
+        self._urls: dict[str, httpx.URL] = {}
+
+    # --- hooks --------------------------------------------------------------------
+
+    def _build_headers(self, request: ProviderRequest | None = None) -> dict[str, str]:
+        """Return the headers of a request; the one place where the key is revealed."""
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        if self.config.organization:
+            headers["openai-organization"] = self.config.organization
+        if self.config.project:
+            headers["openai-project"] = self.config.project
+        headers |= {name.lower(): value.get_secret_value() for name, value in self.config.headers.items()}
+        if self.config.api_key.get_secret_value():
+            headers.setdefault("authorization", f"Bearer {self.config.api_key.get_secret_value()}")
+        if request is not None and request.headers:
+            headers |= {name.lower(): value for name, value in request.headers.items()}
+        return headers
+
+    def _get_completion_endpoint(self, request: ProviderRequest) -> str:
+        """Return the URL that answers chats."""
+        return self._endpoint("/chat/completions")
+
+    def _build_request_payload(self, request: ProviderRequest) -> dict[str, Any]:
+        """Return the body of a chat request."""
+        payload = {"model": request.model, **request.payload, **self.config.extra_body}
+        if request.stream:
+            payload["stream"] = True
+            if self.config.stream_usage:
+                options = payload.get("stream_options")
+                payload["stream_options"] = {"include_usage": True, **(options if isinstance(options, dict) else {})}
+        return payload
+
+    def _parse_response(self, data: dict[str, Any]) -> ProviderResponse:
+        """Return the answer a body holds.
+
+        Raises:
+            ProviderError: The body holds an error, or nothing.
+        """
+        choices = data.get("choices")
+        if not isinstance(choices, list) or not choices or not all(isinstance(each, dict) for each in choices):
+            raise MalformedResponseError("the answer has no choices", status_code=200)
+        if any(choice.get("finish_reason") == "error" for choice in choices):
+            raise error_in_band(choices[0].get("error") or {"message": "the provider failed while answering"}, {})
+        if not all(isinstance(choice.get("message"), dict) for choice in choices):
+            raise MalformedResponseError("a choice of the answer has no message", status_code=200)
+        return ProviderResponse(data, usage=usage_of(data.get("usage")))
+
+    def _new_stream_decoder(self, request: ProviderRequest) -> OpenAIStreamDecoder:
+        """Return what turns the events of one stream into chunks."""
+        return OpenAIStreamDecoder(request.model)
+
+    def _parse_rate_limits(self, headers: Mapping[str, str]) -> RateLimitStatus | None:
+        """Return what headers (names in lower case) say about rate limits."""
+        return parse_rate_limits(headers)
+
+    def _parse_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        """Return the error an HTTP answer means."""
+        return error_from_status(status, headers, body)
+
+    # --- answering --------------------------------------------------------------------
+
+    async def complete(self, request: ProviderRequest) -> ProviderResponse:
+        """Answer whole: a chat, or whatever ``request.operation`` says."""
+        if request.operation != "chat":
+            return await self._other_operation(request)
+        reply = await self._post(self._get_completion_endpoint(request), request, self._build_request_payload(request))
+        response = self._parse_response(self._object(reply))
+        return self._with_headers(response, reply)
+
+    async def stream(self, request: ProviderRequest) -> AsyncGenerator[ProviderChunk, None]:
+        """Answer in chunks."""
+        body = encode_json(self._build_request_payload(request))
+        timeouts = self._timeouts(request)
+        # The engine watches content with its own clocks; the transport only has to notice a dead connection.
+        silence = max(filter(None, (timeouts.first_token, timeouts.idle)), default=None)
+        async with self.http.stream(
+            "POST",
+            self._url(self._get_completion_endpoint(request)),
+            lambda: {**self._build_headers(request), "accept": "text/event-stream"},
+            body,
+            timeouts=timeouts,
+            idle=silence,
+        ) as reply:
+            await self._refuse_errors(reply)
+            self._note_rate_limits(reply.headers)
+            if reply.headers.get("content-type", "").startswith("application/json"):
+                whole = HttpReply(reply.status, reply.headers, await reply.read())
+                for chunk in chunks_of(self._parse_response(self._object(whole)).data):
+                    yield chunk
+                return
+            async with aclosing(self._decoded(reply, self._new_stream_decoder(request))) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _decoded(self, reply: HttpStream, decoder: OpenAIStreamDecoder) -> AsyncGenerator[ProviderChunk, None]:
+        parser = SSEParser()
+        async with aclosing(reply.chunks()) as parts:
+            async for part in parts:
+                for event in parser.feed(part):
+                    for chunk in decoder.decode(event):
+                        yield chunk
+                if decoder.is_done:
+                    return
+        for event in parser.close():
+            for chunk in decoder.decode(event):
+                yield chunk
+        decoder.end()
+
+    async def _other_operation(self, request: ProviderRequest) -> ProviderResponse:
+        path = _PATHS.get(request.operation)
+        if path is None:
+            raise UnsupportedRequestError(f"{type(self).__name__} does not do {request.operation}")
+        payload = {"model": request.model, **request.payload, **self.config.extra_body}
+        reply = await self._post(self._endpoint(path), request, payload)
+        kind = reply.headers.get("content-type", "")
+        if request.operation == "speech" and not kind.startswith("application/json"):
+            audio = base64.b64encode(reply.body).decode("ascii")
+            return self._with_headers(ProviderResponse({"audio": audio, "content_type": kind}), reply)
+        data = self._object(reply)
+        return self._with_headers(ProviderResponse(data, usage=usage_of(data.get("usage"))), reply)
+
+    async def list_models(self) -> Sequence[ModelInfo]:
+        """Ask the provider which models it offers."""
+        reply = await self.http.send(
+            "GET", self._url(self._endpoint("/models")), self._build_headers, timeouts=Timeouts(total=10.0)
+        )
+        if reply.status >= 400:
+            raise self._parse_error(reply.status, reply.headers, reply.body)
+        entries = self._object(reply).get("data")
+        names = [str(entry["id"]) for entry in entries or () if isinstance(entry, dict) and entry.get("id")]
+        return [self.known_models.get(name) or ModelInfo(name, name, self.capabilities) for name in names]
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self.http.close()
+
+    # --- inside -----------------------------------------------------------------------
+
+    async def _post(self, url: str, request: ProviderRequest, payload: Mapping[str, Any]) -> HttpReply:
+        reply = await self.http.send(
+            "POST",
+            self._url(url),
+            lambda: self._build_headers(request),
+            encode_json(payload),
+            timeouts=self._timeouts(request),
+        )
+        self._note_rate_limits(reply.headers)
+        if reply.status >= 300:
+            raise self._parse_error(reply.status, reply.headers, reply.body)
+        return reply
+
+    async def _refuse_errors(self, reply: HttpStream) -> None:
+        if reply.status >= 300:
+            body = await reply.read()
+            self._note_rate_limits(reply.headers)
+            raise self._parse_error(reply.status, reply.headers, body)
+
+    def _object(self, reply: HttpReply) -> dict[str, Any]:
+        """Return a body that must be a JSON object and no error."""
+        data = reply.json()
+        if not isinstance(data, dict):
+            raise MalformedResponseError("the answer is no JSON object", status_code=reply.status)
+        if data.get("error"):
+            raise error_in_band(data["error"], reply.headers)
+        return data
+
+    def _with_headers(self, response: ProviderResponse, reply: HttpReply) -> ProviderResponse:
+        response.rate_limits = self._rate_limits
+        response.headers = {name: reply.headers[name] for name in _PASSED_ON if name in reply.headers}
+        return response
+
+    def _note_rate_limits(self, headers: Mapping[str, str]) -> None:
+        limits = self._parse_rate_limits(headers)
+        if limits is not None:
+            self._rate_limits = limits
+
+    def _timeouts(self, request: ProviderRequest) -> Timeouts:
+        own = self.config.timeout
+        given = request.timeouts
+        if own is None or (given.total is not None and given.total <= own):
+            return given
+        return Timeouts(given.connect, given.first_token, given.idle, own)
+
+    def _endpoint(self, path: str) -> str:
+        base = self.config.base_url
+        return base + path if _VERSIONED.search(base) else f"{base}/v1{path}"
+
+    def _url(self, text: str) -> httpx.URL:
+        """Return a parsed URL; parsing costs more than the look-up, and there are few."""
+        url = self._urls.get(text)
+        if url is None:
+            url = httpx.URL(text)
+            if self.config.query:
+                url = url.copy_merge_params(self.config.query)
+            if len(self._urls) < 1_000:
+                self._urls[text] = url
+        return url
+
+
+_PATHS: Mapping[str, str] = {"embeddings": "/embeddings", "image": "/images/generations", "speech": "/audio/speech"}

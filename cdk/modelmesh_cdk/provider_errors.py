@@ -1,0 +1,195 @@
+"""From an HTTP error to the error it means: the status alone does not tell.
+
+A 429 is a rate limit, a used-up quota or an empty account; a 400 is the caller's mistake or a model's limit. The
+provider's own code decides where it gives one (OpenAI's ``error.code`` and ``error.type``, Google's ``error.status``
+and ``error.details``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelmesh.errors import (
+    AuthenticationError,
+    ContentFilterError,
+    ContextLengthError,
+    InvalidRequestError,
+    ProviderError,
+    ProviderServerError,
+    ProviderTimeoutError,
+    QuotaExhaustedError,
+    RateLimitError,
+    UnsupportedRequestError,
+)
+from modelmesh.redaction import Redactor
+from modelmesh_cdk.rate_limits import parse_go_duration, parse_retry_after
+
+MAX_MESSAGE = 300
+
+_QUOTA_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "billing_hard_limit_reached",
+        "enforced_spend_limit_reached",
+        "quota_exceeded",
+        "billing_not_active",
+    }
+)
+_CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length", "request_too_large"})
+_FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+_UNSUPPORTED_CODES = frozenset(
+    {
+        "unsupported_parameter",
+        "unsupported_value",
+        "unsupported_feature",
+        "model_not_found",
+        "unknown_model",
+        "tools_not_supported",
+        "image_not_supported",
+    }
+)
+_CONTEXT_WORDS = ("maximum context length", "context window", "too many tokens", "prompt is too long")
+_UNSUPPORTED_WORDS = ("does not support", "is not supported", "not supported by", "unsupported")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """What an error's body says.
+
+    Attributes:
+        message: For people, shortened; empty when there is none.
+        code: The provider's code, or its type, or its status word; lower case.
+        retry_after: Seconds from Google's ``RetryInfo``, or None.
+        quota_is_zero: Whether the quota for this tier is 0, so that waiting is useless.
+        per_day: Whether a quota per day was hit rather than one per minute.
+    """
+
+    message: str = ""
+    code: str = ""
+    retry_after: float | None = None
+    quota_is_zero: bool = False
+    per_day: bool = False
+
+
+def read_error_body(body: bytes | Mapping[str, Any]) -> ErrorBody:
+    """Read any error body; never raises."""
+    data: Any = body
+    if isinstance(body, bytes):
+        try:
+            data = json.loads(body)
+        except (ValueError, RecursionError):
+            return ErrorBody(message=_plain_text(body))
+    if isinstance(data, list):
+        data = data[0] if data else {}
+    error = data.get("error", data) if isinstance(data, Mapping) else data
+    if isinstance(error, str):
+        return ErrorBody(message=_short(error))
+    if not isinstance(error, Mapping):
+        return ErrorBody()
+    code = next(
+        (str(error[name]) for name in ("code", "type", "status") if isinstance(error.get(name), str) and error[name]),
+        "",
+    )
+    message = error.get("message") or error.get("detail") or ""
+    wait, zero, per_day = _google_details(error.get("details"))
+    return ErrorBody(_short(str(message)), code.lower(), wait, zero, per_day)
+
+
+def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Mapping[str, Any]) -> ProviderError:
+    """Return the error that an HTTP answer means.
+
+    Args:
+        status: 4xx or 5xx, or what an error inside a 200 claims to be.
+        headers: With names in lower case.
+        body: As it came, or parsed.
+    """
+    said = read_error_body(body)
+    wait = parse_retry_after(headers)
+    if wait is None:
+        wait = said.retry_after
+    text = f"HTTP {status}" + (f" {said.code}" if said.code else "") + (f": {said.message}" if said.message else "")
+    facts: dict[str, Any] = {"status_code": status, "code": said.code or None, "retry_after": wait}
+    if said.code in _QUOTA_CODES or (status == 429 and (said.quota_is_zero or said.per_day)):
+        return QuotaExhaustedError(text, scope="provider" if said.code in _QUOTA_CODES else "model", **facts)
+    if status == 402:
+        return QuotaExhaustedError(text, scope="provider", **facts)
+    if status in (401, 403):
+        return AuthenticationError(text, **facts)
+    if status == 429:
+        return RateLimitError(text, **facts)
+    if status in (408, 504):
+        return ProviderTimeoutError(text, **facts)
+    if status in (409, 425) or status >= 500:
+        return ProviderServerError(text, **facts)
+    return _client_error(status, said, text, facts)
+
+
+def _client_error(status: int, said: ErrorBody, text: str, facts: dict[str, Any]) -> ProviderError:
+    message = said.message.lower()
+    if said.code in _CONTEXT_CODES or any(words in message for words in _CONTEXT_WORDS):
+        return ContextLengthError(text, **facts)
+    if said.code in _FILTER_CODES:
+        return ContentFilterError(text, **facts)
+    if said.code in _UNSUPPORTED_CODES or (
+        status in (400, 422) and any(words in message for words in _UNSUPPORTED_WORDS)
+    ):
+        return UnsupportedRequestError(text, **facts)
+    if status == 404 and "model" in message:
+        return UnsupportedRequestError(text, **facts)
+    return InvalidRequestError(text, **facts)
+
+
+def error_in_band(error: object, headers: Mapping[str, str]) -> ProviderError:
+    """Return the error that an ``error`` object inside a successful answer means (OpenRouter and gateways do this)."""
+    fields = error if isinstance(error, Mapping) else {"message": str(error)}
+    said = read_error_body({"error": fields})
+    raw = fields.get("code", fields.get("status"))
+    status = raw if isinstance(raw, int) and 400 <= raw < 600 else _status_of(said.code)
+    return error_from_status(status, headers, {"error": dict(fields)})
+
+
+def _status_of(code: str) -> int:
+    """Guess the status an error would have had, from its code."""
+    if "rate" in code and "limit" in code:
+        return 429
+    if code in _QUOTA_CODES:
+        return 429
+    if "auth" in code or "permission" in code:
+        return 401
+    if code.startswith("invalid") or code in _CONTEXT_CODES | _FILTER_CODES | _UNSUPPORTED_CODES:
+        return 400
+    return 503 if "overload" in code or "unavailable" in code else 500
+
+
+def _google_details(details: object) -> tuple[float | None, bool, bool]:
+    """Read Google's error details (https://cloud.google.com/apis/design/errors): wait, quota of zero, per day."""
+    wait: float | None = None
+    zero = per_day = False
+    for detail in details if isinstance(details, list) else ():
+        if not isinstance(detail, Mapping):
+            continue
+        kind = str(detail.get("@type", ""))
+        if kind.endswith("RetryInfo"):
+            wait = parse_go_duration(str(detail.get("retryDelay", "")))
+        elif kind.endswith("QuotaFailure"):
+            violations = detail.get("violations")
+            for violation in violations if isinstance(violations, list) else ():
+                if isinstance(violation, Mapping):
+                    per_day = per_day or "perday" in str(violation.get("quotaId", "")).lower()
+                    zero = zero or str(violation.get("quotaValue", "")) == "0"
+    return wait, zero, per_day
+
+
+def _plain_text(body: bytes) -> str:
+    text = body[:2_000].decode(errors="replace").strip()
+    # A page for a browser (a gateway's, mostly) tells a person nothing.
+    return "(an HTML page)" if text[:1] == "<" else _short(text)
+
+
+def _short(text: str) -> str:
+    line = " ".join(Redactor().text(text).split())
+    return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}…"

@@ -1,0 +1,94 @@
+"""The most preferred model that is active, returning to it as soon as it recovers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelmesh.errors import NoActiveModelError
+from modelmesh.interfaces.strategy import Candidate, SelectionRequest, SelectionResult, SelectionStrategy
+from modelmesh_cdk.strategy import SequentialStrategy
+
+
+class PriorityConfig(BaseModel):
+    """Settings of priority-selection, in the pool's section."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    model_priority: list[str] = Field(default=[], description="Models, the most preferred first.")
+    provider_priority: list[str] = Field(default=[], description="Providers, the most preferred first.")
+
+
+class PrioritySelection(SequentialStrategy[PriorityConfig]):
+    """Takes the first active model of ``model_priority``, else of the first provider of ``provider_priority``.
+
+    When no listed one is active, ``fallback_strategy`` chooses among the rest (round-robin by default), or with
+    ``error`` nobody does. Scores are 1000 + (n - i) for the i-th of n models, 500 + (n - i) for providers, and below 1
+    for the rest.
+    """
+
+    config_model = PriorityConfig
+
+    def __init__(self, config: PriorityConfig | None = None) -> None:
+        super().__init__(config)
+        self._models = {name: place for place, name in enumerate(self.config.model_priority)}
+        self._providers = {name: place for place, name in enumerate(self.config.provider_priority)}
+        self._fallback: SelectionStrategy | None = None
+
+    def set_fallback(self, strategy: SelectionStrategy | None) -> None:
+        """Receive the strategy for the rest; None for an error instead."""
+        self._fallback = strategy
+
+    def pool_changed(self, pool_order: Sequence[str]) -> None:
+        """Tell the fallback, too."""
+        super().pool_changed(pool_order)
+        if self._fallback is not None:
+            self._fallback.pool_changed(pool_order)
+
+    def choose(self, candidates: Sequence[Candidate], request: SelectionRequest) -> tuple[Candidate, str]:
+        """Return the most preferred candidate."""
+        placed = self.in_order(candidates)
+        for name in self._models:
+            listed = placed.get(name)
+            if listed is not None:
+                return listed, "model_priority"
+        for provider in self._providers:
+            for candidate in candidates:
+                if candidate.provider_id == provider:
+                    return candidate, "provider_priority"
+        if self._fallback is None:
+            raise NoActiveModelError("no listed model or provider is active, and fallback_strategy is error")
+        chosen = self._fallback.peek(candidates, request)
+        found = placed.get(chosen.model_id)
+        assert found is not None
+        return found, chosen.reason or "fallback"
+
+    def commit(self, chosen: Candidate, request: SelectionRequest) -> None:
+        """Let the fallback move its pointer when it was the one that chose."""
+        if self._fallback is not None and not self._is_listed(chosen):
+            self._fallback.select([chosen], request)
+
+    def rank(
+        self, candidates: Sequence[Candidate], request: SelectionRequest, selected: SelectionResult
+    ) -> Sequence[Candidate]:
+        """Order listed ones by preference, then the rest in pool order; under ``error`` listed ones only."""
+        others = [candidate for candidate in candidates if candidate.model_id != selected.model_id]
+        listed = sorted((each for each in others if self._is_listed(each)), key=lambda each: -self.score(each, request))
+        if self._fallback is None:
+            return listed
+        names = {each.model_id for each in listed}
+        return [*listed, *(each for each in others if each.model_id not in names)]
+
+    def score(self, candidate: Candidate, request: SelectionRequest) -> float:
+        """Rate by place in the lists, else by error rate."""
+        place = self._models.get(candidate.model_id)
+        if place is not None:
+            return 1000.0 + len(self._models) - place
+        place = self._providers.get(candidate.provider_id)
+        if place is not None:
+            return 500.0 + len(self._providers) - place
+        return 1.0 - candidate.error_rate
+
+    def _is_listed(self, candidate: Candidate) -> bool:
+        return candidate.model_id in self._models or candidate.provider_id in self._providers
