@@ -8,7 +8,6 @@ and proxies are those of the transport that is passed in. With the ``fast`` extr
 from __future__ import annotations
 
 import asyncio
-import json
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,23 +18,11 @@ import httpx
 
 from modelmesh.errors import MalformedResponseError, ProviderConnectionError, ProviderError, ProviderTimeoutError
 from modelmesh.interfaces.provider import Timeouts
+from modelmesh_cdk.json_codec import decode_json
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_CONNECTIONS = 1_000
 KEEPALIVE_SECONDS = 30.0
-
-try:  # the `fast` extra
-    from orjson import dumps as encode_json
-    from orjson import loads as decode_json
-except ImportError:
-
-    def encode_json(value: Any, /) -> bytes:  # type: ignore[misc]  # same signature as far as it is used here
-        """Return JSON as UTF-8."""
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-    def decode_json(text: bytes, /) -> Any:  # type: ignore[misc]  # same signature as far as it is used here
-        """Return what JSON says."""
-        return json.loads(text)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,8 @@ from modelmesh.interfaces.provider import (
     RateLimitStatus,
     Timeouts,
 )
-from modelmesh_cdk.http import Http, HttpReply, HttpStream, encode_json
+from modelmesh_cdk.http import Http, HttpReply, HttpStream
+from modelmesh_cdk.json_codec import encode_json
 from modelmesh_cdk.openai_stream import OpenAIStreamDecoder
 from modelmesh_cdk.provider import BaseProvider, BaseProviderConfig, chunks_of, usage_of
 from modelmesh_cdk.provider_errors import error_from_status, error_in_band

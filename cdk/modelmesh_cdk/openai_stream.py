@@ -7,7 +7,7 @@ from typing import Any
 
 from modelmesh.errors import MalformedResponseError, StreamInterruptedError
 from modelmesh.interfaces.provider import ProviderChunk
-from modelmesh_cdk.http import decode_json
+from modelmesh_cdk.json_codec import decode_json
 from modelmesh_cdk.provider import has_content, usage_of
 from modelmesh_cdk.provider_errors import error_in_band
 from modelmesh_cdk.sse import ServerSentEvent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
@@ -143,3 +143,9 @@ class _Placed:
         later = [each for each in self._candidates if self._place(each.model_id) > place]
         earlier = [each for each in self._candidates if self._place(each.model_id) < place]
         return [*later, *earlier]
+
+    def without(self, model_ids: Collection[str]) -> Sequence[Candidate]:
+        return [each for each in self._candidates if each.model_id not in model_ids]
+
+    def of_provider(self, provider_id: str) -> Sequence[Candidate]:
+        return [each for each in self._candidates if each.provider_id == provider_id]

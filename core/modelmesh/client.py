@@ -255,7 +255,7 @@ class Chat(Generic[ChatApi]):
     """``client.chat``."""
 
     def __init__(self, completions: ChatApi) -> None:
-        self.completions = completions
+        self.completions: ChatApi = completions
 
 
 class PoolStatus(Reply):
@@ -295,7 +295,7 @@ class OpenAIClient(_Client):
 
     def __init__(self, mesh: ModelMesh) -> None:
         super().__init__(mesh)
-        self.chat = Chat(Completions(self))
+        self.chat: Chat[Completions] = Chat(Completions(self))
         self.embeddings = Embeddings(self)
         self.models = Models(self)
 
@@ -317,7 +317,7 @@ class AsyncOpenAIClient(_Client):
 
     def __init__(self, mesh: ModelMesh) -> None:
         super().__init__(mesh)
-        self.chat = Chat(AsyncCompletions(self))
+        self.chat: Chat[AsyncCompletions] = Chat(AsyncCompletions(self))
         self.embeddings = AsyncEmbeddings(self)
         self.models = AsyncModels(self)
 

@@ -99,13 +99,13 @@ def _pools(wanted: Detection) -> dict[str, Any]:
 
 
 def _is_one_of(connector_id: str, wanted: tuple[str, ...]) -> bool:
-    return connector_id in wanted or connector_id.split(".")[0] in wanted
+    return connector_id in wanted or connector_id.split(".", maxsplit=1)[0] in wanted
 
 
 def _given(connector_id: str, variables: tuple[str, ...], keys: Mapping[str, str]) -> dict[str, str]:
     """Return the keys that were passed for one connector, under its own variable names."""
     given = {name: keys[name] for name in variables if name in keys}
-    for name in (connector_id, connector_id.split(".")[0]):
+    for name in (connector_id, connector_id.split(".", maxsplit=1)[0]):
         if not given and variables and name in keys:
             given[variables[0]] = keys[name]
     return given

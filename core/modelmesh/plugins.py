@@ -440,7 +440,7 @@ def _spellings(connector_id: str, spec: KindSpec) -> list[str]:
 
 
 def _slug(connector_id: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", connector_id.split(".")[0].lower()).strip("-") or "name"
+    return re.sub(r"[^a-z0-9]+", "-", connector_id.split(".", maxsplit=1)[0].lower()).strip("-") or "name"
 
 
 def _missing_methods(spec: KindSpec, cls: type[Any]) -> str:
@@ -479,10 +479,15 @@ def _missing_module(plugin: Plugin, error: ModuleNotFoundError) -> PluginProblem
     return PluginProblem(plugin, reason, remedy)
 
 
+def _requirements(plugin: Plugin) -> list[str]:
+    """Return what the plugin's distribution requires, as its metadata writes it."""
+    distribution = getattr(plugin.entry_point, "dist", None)
+    return [str(requirement) for requirement in getattr(distribution, "requires", None) or ()]
+
+
 def _extra_with(plugin: Plugin, module: str) -> str | None:
     """Return the extra of the plugin's distribution that brings a module, as far as its metadata tells."""
-    distribution = getattr(plugin.entry_point, "dist", None)
-    for requirement in (getattr(distribution, "requires", None) or ()) if distribution is not None else ():
+    for requirement in _requirements(plugin):
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
         if name and extra and name.group().replace("-", "_").lower() == module.replace("-", "_").lower():
@@ -495,8 +500,7 @@ _COMPARED = re.compile(r"(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9A-Za-z.*]*)")
 
 def _unmet_requirement(plugin: Plugin, core_version: str | None) -> str | None:
     """Return what the plugin's distribution asks of the core, if this core does not meet it."""
-    distribution = getattr(plugin.entry_point, "dist", None)
-    for requirement in (getattr(distribution, "requires", None) or ()) if distribution is not None else ():
+    for requirement in _requirements(plugin):
         if not re.match(r"modelmesh[-_.]router\b(?!\s*\[)|modelmesh[-_.]router\s*\[", requirement, re.IGNORECASE):
             continue
         if "extra ==" in requirement:

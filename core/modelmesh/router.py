@@ -229,7 +229,7 @@ class Router:
             result.selected.provider_id,
             result.pool.name,
             result.selection.score,
-            [member.model_id for member in result.others()],
+            result.fallback_ids(),
         )
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -330,7 +331,5 @@ def _close_connector(connector: Any) -> None:
     close = getattr(connector, "close", None)
     if close is None:
         return
-    try:
+    with suppress(Exception):  # nobody is left to be told
         close()
-    except Exception:  # noqa: S110 (nobody is left to be told)
-        pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.attempt import Pause, Steps, attempts
@@ -306,10 +306,8 @@ async def _close_quietly(upstream: AsyncIterator[ProviderChunk] | None) -> None:
     close = getattr(upstream, "aclose", None)
     if close is None:
         return
-    try:
+    with suppress(Exception):  # the attempt's outcome is settled
         await close()
-    except Exception:  # noqa: S110 (the attempt's outcome is settled)
-        pass
 
 
 def content_of(data: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modelmesh._engine.candidates import Ranking
 from modelmesh._engine.model import SYNC, Model
 from modelmesh._engine.pool import CapabilityPool, Member
 from modelmesh._engine.resolver import CapabilityResolver, Resolution
@@ -111,7 +112,7 @@ class PipelineContext:
             return self._explicit
         if self.pool is None or self.resolution is None:
             return ()
-        return self.pool.candidates(  # type: ignore[return-value]  # a pool's candidates are its members
+        return self.pool.candidates(
             node=self.resolution.node,
             only=self.resolution.only,
             mode=self.request.delivery_mode if self.delivered else None,
@@ -189,13 +190,18 @@ class PipelineResult:
         """Models that are tried next, best first."""
         return [member.model for member in self.others()]
 
+    def fallback_ids(self) -> list[str]:
+        """IDs of the models that are tried next, best first."""
+        others = self.others()
+        if isinstance(others, Ranking):
+            return others.ids()
+        return [member.model_id for member in others]
+
     def everyone(self) -> Sequence[Member]:
         """Every member that could serve the request, active or not."""
         resolution = self.context.resolution
         assert resolution is not None
-        return self.pool.candidates(  # type: ignore[return-value]  # a pool's candidates are its members
-            node=resolution.node, only=resolution.only, mode=self.delivery_mode
-        )
+        return self.pool.candidates(node=resolution.node, only=resolution.only, mode=self.delivery_mode)
 
 
 class PipelineStage(ABC):

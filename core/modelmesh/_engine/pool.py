@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from modelmesh._engine.candidates import Candidates
 from modelmesh._engine.model import Model
@@ -231,7 +231,7 @@ class CapabilityPool:
         self._telemetry = telemetry
         self._statistics = statistics
         self._members: dict[str, Member] = {}
-        self._views: dict[tuple[object, ...], Candidates] = {}
+        self._views: dict[tuple[object, ...], Candidates[Member]] = {}
         self._active_count = 0
         self._next_due = NEVER
         # One lock for the whole mesh, since a provider's trouble moves members of many pools. It is held for
@@ -325,7 +325,7 @@ class CapabilityPool:
         mode: str | None = None,
         provider: str | None = None,
         active: bool = False,
-    ) -> Candidates:
+    ) -> Candidates[Member]:
         """Return members in pool order, filtered; the same object until something moves.
 
         Args:
@@ -381,7 +381,7 @@ class CapabilityPool:
         """Order the others, best first."""
         with self._lock:
             ranked = self.rotation.strategy.rank(candidates, request, selected)
-        return ranked  # type: ignore[return-value]  # a strategy hands back the members it was given
+            return cast("Sequence[Member]", ranked)  # a strategy hands back what it was given
 
     def select(self, request: SelectionRequest) -> Model:
         """Choose one active model.

@@ -6,7 +6,7 @@ candidate costs an attribute access, and a pool of a thousand models costs no mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -238,6 +238,14 @@ class CandidateSequence(Protocol):
 
     def after(self, model_id: str) -> Sequence[Candidate]:
         """Return all but this one, in circular order from behind its place."""
+        ...
+
+    def without(self, model_ids: Collection[str]) -> Sequence[Candidate]:
+        """Return all but these, in pool order."""
+        ...
+
+    def of_provider(self, provider_id: str) -> Sequence[Candidate]:
+        """Return those of one provider, in pool order."""
         ...
 
 

@@ -13,6 +13,8 @@ import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
 from modelmesh.config.durations import parse_duration
 from modelmesh.errors import (
     AuthenticationError,
@@ -35,7 +37,6 @@ from modelmesh.interfaces.provider import (
     TokenUsage,
 )
 from modelmesh_cdk.provider import CHAT, BaseProvider, BaseProviderConfig, chunks_of
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 

@@ -46,39 +46,53 @@ class PrioritySelection(SequentialStrategy[PriorityConfig]):
         if self._fallback is not None:
             self._fallback.pool_changed(pool_order)
 
+    def select(self, candidates: Sequence[Candidate], request: SelectionRequest) -> SelectionResult:
+        """Choose; where no listed one is active the fallback does, and moves its own pointer."""
+        if self._fallback is not None and self._listed(candidates) is None:
+            return self._fallback.select(candidates, request)
+        return super().select(candidates, request)
+
     def choose(self, candidates: Sequence[Candidate], request: SelectionRequest) -> tuple[Candidate, str]:
         """Return the most preferred candidate."""
+        listed = self._listed(candidates)
+        if listed is not None:
+            return listed
+        if self._fallback is None:
+            raise NoActiveModelError("no listed model or provider is active, and fallback_strategy is error")
+        chosen = self._fallback.peek(candidates, request)
+        found = self.in_order(candidates).get(chosen.model_id)
+        assert found is not None
+        return found, chosen.reason or "fallback"
+
+    def _listed(self, candidates: Sequence[Candidate]) -> tuple[Candidate, str] | None:
         placed = self.in_order(candidates)
         for name in self._models:
             listed = placed.get(name)
             if listed is not None:
                 return listed, "model_priority"
         for provider in self._providers:
-            for candidate in candidates:
-                if candidate.provider_id == provider:
-                    return candidate, "provider_priority"
-        if self._fallback is None:
-            raise NoActiveModelError("no listed model or provider is active, and fallback_strategy is error")
-        chosen = self._fallback.peek(candidates, request)
-        found = placed.get(chosen.model_id)
-        assert found is not None
-        return found, chosen.reason or "fallback"
-
-    def commit(self, chosen: Candidate, request: SelectionRequest) -> None:
-        """Let the fallback move its pointer when it was the one that chose."""
-        if self._fallback is not None and not self._is_listed(chosen):
-            self._fallback.select([chosen], request)
+            offered = placed.of_provider(provider)
+            if offered:
+                return offered[0], "provider_priority"
+        return None
 
     def rank(
         self, candidates: Sequence[Candidate], request: SelectionRequest, selected: SelectionResult
     ) -> Sequence[Candidate]:
         """Order listed ones by preference, then the rest in pool order; under ``error`` listed ones only."""
-        others = [candidate for candidate in candidates if candidate.model_id != selected.model_id]
-        listed = sorted((each for each in others if self._is_listed(each)), key=lambda each: -self.score(each, request))
+        placed = self.in_order(candidates)
+        if not self._models and not self._providers:
+            return placed.after(selected.model_id)
+        listed = dict.fromkeys(found for name in self._models if (found := placed.get(name)) is not None)
+        for provider in self._providers:
+            listed.update(dict.fromkeys(placed.of_provider(provider)))
+        preferred = [each for each in listed if each.model_id != selected.model_id]
         if self._fallback is None:
-            return listed
-        names = {each.model_id for each in listed}
-        return [*listed, *(each for each in others if each.model_id not in names)]
+            return preferred
+        rest = placed.without({selected.model_id, *(each.model_id for each in preferred)})
+        led_by = getattr(rest, "led_by", None)
+        ranked: Sequence[Candidate] = led_by(preferred) if led_by is not None else [*preferred, *rest]
+        return ranked
 
     def score(self, candidate: Candidate, request: SelectionRequest) -> float:
         """Rate by place in the lists, else by error rate."""
@@ -89,6 +103,3 @@ class PrioritySelection(SequentialStrategy[PriorityConfig]):
         if place is not None:
             return 500.0 + len(self._providers) - place
         return 1.0 - candidate.error_rate
-
-    def _is_listed(self, candidate: Candidate) -> bool:
-        return candidate.model_id in self._models or candidate.provider_id in self._providers
