@@ -65,7 +65,7 @@ class LogHistogram:
 
 def bucket_of(value: float) -> int:
     """Return the index of the bucket a value falls into."""
-    if value <= _SMALLEST or value != value:  # a NaN is nobody's latency
+    if not value > _SMALLEST:  # a NaN, too, which is nobody's latency
         return 0
     return floor(log(min(value, _LARGEST) / _SMALLEST) / _LOG_GROWTH) + 1
 

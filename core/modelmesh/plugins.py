@@ -115,7 +115,8 @@ class PluginProblem:
     remedy: str
 
     def __str__(self) -> str:
-        who = f"{self.plugin.kind} plugin {self.plugin.id!r}, declared by {self.plugin.distribution} {self.plugin.version}"
+        plugin = self.plugin
+        who = f"{plugin.kind} plugin {plugin.id!r}, declared by {plugin.distribution} {plugin.version}"
         return f"{who}: {self.reason}; {self.remedy}"
 
 
