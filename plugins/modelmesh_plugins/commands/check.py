@@ -1,0 +1,34 @@
+"""``modelmesh check``: is this configuration right?"""
+
+from __future__ import annotations
+
+import os
+
+import click
+from modelmesh.config import load_config
+from modelmesh.errors import ConfigurationError
+from modelmesh.plugins import PluginHost
+
+
+@click.command("check")
+@click.argument("file", type=click.Path())
+def command(file: str) -> int:
+    """Check a configuration FILE and list everything that is wrong with it.
+
+    Connectors are loaded and secrets looked up; nothing is sent anywhere.
+    """
+    try:
+        configuration = load_config(file, connectors=PluginHost(), environ=os.environ)
+    except ConfigurationError as error:
+        for problem in error.problems or (error,):
+            click.echo(str(problem), err=True)
+        count = len(error.problems) or 1
+        click.echo(f"{file}: {count} problem{'' if count == 1 else 's'}", err=True)
+        return 1
+    click.echo(f"{file}: ok")
+    providers = ", ".join(name for name, entry in configuration.providers.items() if entry.enabled)
+    click.echo(f"  providers: {providers}")
+    click.echo(f"  models:    {', '.join(configuration.models)}")
+    for name, pool in configuration.pools.items():
+        click.echo(f"  pool {name}: {pool.capability or name}, {pool.strategy}")
+    return 0

@@ -1,0 +1,91 @@
+"""The ``modelmesh`` command: finds its sub-commands by entry points and imports one when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+import importlib_metadata
+from modelmesh.errors import ModelMeshError
+from modelmesh.plugins import COMMANDS_GROUP
+from modelmesh.redaction import Redactor
+
+
+class PluginGroup(click.Group):
+    """A group whose commands are entry points; a broken one is a line, not a crash."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._found: dict[str, Any] | None = None
+
+    def _entry_points(self) -> dict[str, Any]:
+        if self._found is None:
+            self._found = {each.name: each for each in importlib_metadata.entry_points(group=COMMANDS_GROUP)}
+        return self._found
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, sorted."""
+        return sorted(self._entry_points())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None when there is none of this name."""
+        entry_point = self._entry_points().get(cmd_name)
+        if entry_point is None:
+            return None
+        try:
+            command = entry_point.load()
+        except Exception as error:
+            return _broken(cmd_name, entry_point, error)
+        if not isinstance(command, click.Command):
+            return _broken(cmd_name, entry_point, TypeError(f"{entry_point.value} is no click command"))
+        return command
+
+
+def _broken(name: str, entry_point: Any, error: Exception) -> click.Command:
+    """Stand in for a command that cannot be imported."""
+    owner = entry_point.dist.name if entry_point.dist is not None else "an unknown distribution"
+    reason = Redactor().text(str(error).split("\n")[0])
+
+    def explain() -> None:
+        remedy = f"pip install --upgrade '{owner}'"
+        if isinstance(error, ModuleNotFoundError):
+            extra = "server" if owner == "modelmesh-router" else None
+            remedy = f"pip install '{owner}[{extra}]'" if extra else f"pip install {error.name}"
+        raise click.ClickException(
+            f"cannot run {name!r}, declared by {owner}\n  reason: {type(error).__name__}: {reason}\n  try: {remedy}"
+        )
+
+    return click.Command(name, callback=explain, help=f"(broken: {type(error).__name__})", short_help="(broken)")
+
+
+@click.group(cls=PluginGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="modelmesh-router", prog_name="modelmesh")
+def cli() -> None:
+    """Route AI requests by capability over many providers."""
+
+
+def main() -> int:
+    """Run the command line; every error it knows becomes plain text, with exit status 1 (2 for wrong usage)."""
+    try:
+        result = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has had enough of it (``modelmesh plugins | head``).
+        sys.stderr.close()
+        return 0
+    except ModelMeshError as error:
+        if os.environ.get("MODELMESH_DEBUG"):
+            raise
+        print(f"error: {Redactor().text(error.message)}", file=sys.stderr)
+        return 1
+    return result if isinstance(result, int) else 0

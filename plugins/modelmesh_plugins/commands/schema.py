@@ -1,0 +1,25 @@
+"""``modelmesh schema``: what editors need to check configurations while they are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from modelmesh.config import build_schema
+from modelmesh.plugins import PluginHost
+
+
+@click.command("schema")
+@click.option("--output", "-o", type=click.Path(dir_okay=False), help="Write to this file instead of the terminal.")
+def command(output: str | None) -> None:
+    """Print the JSON Schema of configurations, with the settings of every installed connector."""
+    text = json.dumps(build_schema(PluginHost()), indent=2, ensure_ascii=False)
+    if output is None:
+        click.echo(text)
+        return
+    try:
+        Path(output).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
+    click.echo(f"written to {output}")
