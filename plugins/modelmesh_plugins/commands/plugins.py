@@ -26,19 +26,22 @@ def command(as_json: bool, kind: str | None, load: bool) -> None:
     console = Console()
     for each in dict.fromkeys(row.kind for row in rows):
         console.print(f"[bold]{each}[/]")
-        console.print(_table([row for row in rows if row.kind == each]))
+        console.print(_table([row for row in rows if row.kind == each], wide=console.width >= 100))
     for row in rows:
         if row.status == "broken":
             text = f"{row.kind} {row.id} ({row.distribution} {row.version}): {row.reason}\n  try: {row.remedy}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(rows: list[PluginRow]) -> Table:
+def _table(rows: list[PluginRow], *, wide: bool) -> Table:
+    """Return a grid of one kind; what a connector does is left out where there is no room for it."""
+    cells = [(f"  {row.id}", row.status, f"{row.distribution} {row.version}") for row in rows]
     table = Table.grid(padding=(0, 2))
-    for _ in range(3):
-        table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        status = f"[{_COLOURS[row.status]}]{row.status}[/]"
-        table.add_row(f"  {row.id}", status, f"{row.distribution} {row.version}", row.summary or row.reason)
+    for place in range(3):
+        table.add_column(no_wrap=True, min_width=max(len(cell[place]) for cell in cells))
+    if wide:
+        table.add_column(no_wrap=True, overflow="ellipsis")
+    for row, (name, status, origin) in zip(rows, cells, strict=True):
+        rest = [row.summary or row.reason] if wide else []
+        table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", origin, *rest)
     return table
