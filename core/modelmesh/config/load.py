@@ -37,6 +37,10 @@ class ConnectorCatalogue(Protocol):
         """Return the full ID, or raise UnknownConnectorError."""
         ...
 
+    def load_all(self, kind: str) -> Mapping[str, type[Any]]:
+        """Return the usable classes of a kind by ID."""
+        ...
+
 
 def load_config(
     source: str | Path | Mapping[str, Any] | MeshConfig,
@@ -111,11 +115,11 @@ class _Loading:
     def _each(self, section: str, handle: Any) -> None:
         entries = self._data.get(section)
         if isinstance(entries, dict):
-            for name, entry in entries.items():
-                if entry is None:
-                    entry = entries[name] = {}
-                if isinstance(entry, dict):
-                    handle(name, entry)
+            for name in entries:
+                if entries[name] is None:
+                    entries[name] = {}
+                if isinstance(entries[name], dict):
+                    handle(name, entries[name])
 
     # --- secrets ----------------------------------------------------------------
 
@@ -235,8 +239,7 @@ class _Loading:
             entry["fallback_strategy"], _ = self._find("strategies", asked, (*path, "fallback_strategy"))
 
     def _unread(self, key: str, strategy: str, fields: set[str]) -> str:
-        others = getattr(self._connectors, "load_all", dict)
-        for other, cls in (others("strategies") if callable(others) and others is not dict else {}).items():
+        for other, cls in self._connectors.load_all("strategies").items():
             model = getattr(cls, "config_model", None)
             if model is not None and key in model.model_fields:
                 return f"strategy {strategy!r} does not read it ({other!r} does); remove it or change the strategy"

@@ -208,10 +208,10 @@ def _store(name: str, section: Mapping[str, Any], environ: Mapping[str, str], ba
 
 
 def parse_dotenv(text: str, *, file: str) -> dict[str, str]:
-    """Read ``NAME=value`` lines.
+    r"""Read ``NAME=value`` lines.
 
-    Values may stand in single quotes (taken as they are) or double quotes (with ``\\n``, ``\\t``, ``\\"`` and ``\\\\``);
-    unquoted ones end at `` #``.
+    Values may stand in single quotes (taken as they are) or double quotes (with ``\n``, ``\t``, ``\r``, ``\"`` and
+    ``\\``); unquoted ones end at a `` #``.
 
     Raises:
         ConfigurationError: A line is none of this; names file and line, and never shows its text.
