@@ -71,7 +71,8 @@ for _tag, _pattern, _first in (
     ("tag:yaml.org,2002:int", r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+)", "-+0123456789"),
     (
         "tag:yaml.org,2002:float",
-        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN)",
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN)",
         "-+0123456789.",
     ),
     ("tag:yaml.org,2002:merge", r"<<", "<"),
@@ -106,7 +107,11 @@ def read_text(text: str, *, file: str | None = None) -> Document:
     Raises:
         ConfigurationError: Syntax, duplicate keys, or a size beyond all reason; names file and line.
     """
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        what = f"holds the character U+{error.character:04X}, which YAML does not allow; remove it"
+        raise _error(what, file=file, line=text.count("\n", 0, error.position) + 1) from None
     try:
         node = loader.get_single_node()
         if node is None:
@@ -117,8 +122,6 @@ def read_text(text: str, *, file: str | None = None) -> Document:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
         raise _error(f"is not valid YAML: {_plain(error)}", file=file, line=line) from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise _error(f"is not valid YAML: {str(error).splitlines()[0]}", file=file) from None
     except RecursionError:
         raise _error(f"is nested deeper than {MAX_DEPTH} levels", file=file) from None
     finally:
@@ -166,7 +169,12 @@ class _Builder:
         raise _error("holds something that is neither text, list nor mapping", file=self._file, line=line)
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
-        value = self._loader.construct_object(node)
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, ArithmeticError, LookupError, AttributeError):
+            # What PyYAML raises then may show the value, which may be a key.
+            line = node.start_mark.line + 1
+            raise _error("has a value that its !tag does not fit; remove the tag", file=self._file, line=line) from None
         if value is None or isinstance(value, (str, bool, int, float)):
             return value
         return node.value
@@ -189,7 +197,7 @@ class _Builder:
                 self.problems.append(Problem(message, dotted((*path, key)), self._file, line))
                 continue
             written[key] = line
-            self.lines[(*path, key)] = line
+            self.lines.setdefault((*path, key), line)  # what is written has its line before what is merged
             built[key] = self.build(value_node, (*path, key))
         for source in merged:
             if not isinstance(source, yaml.MappingNode):
@@ -201,19 +209,27 @@ class _Builder:
         return built
 
 
+_PLAIN = (
+    ("'\\t'", "a tab stands where only spaces are read, in JSON as in YAML; indent with spaces"),
+    ("could not find expected ':'", "a key without its colon; write key: value"),
+    ("mapping values are not allowed", "a colon where none may stand; quote the text or check the indentation"),
+    ("undefined alias", "an undefined alias; define it with & before *, or quote text that begins with *"),
+    ("duplicate anchor", "an anchor that is defined twice; rename one, or quote text that begins with &"),
+    ("could not determine a constructor", "a !tag, which configurations do not use; quote text that begins with !"),
+    ("undefined tag handle", "a !tag, which configurations do not use; quote text that begins with !"),
+    ("cannot start any token", "text that begins with a special character; quote it"),
+    ("found another document", "a second document (---); keep one"),
+    ("unexpected end of stream", "a quote that is opened and never closed"),
+)
+"""What PyYAML says, and the same in plain words; names and values that PyYAML repeats are left out."""
+
+
 def _plain(error: yaml.MarkedYAMLError) -> str:
     """Say in plain words what YAML's parser stumbled over."""
     problem = error.problem or error.context or "it cannot be parsed"
-    if "'\\t'" in problem:
-        return "a tab stands where YAML wants spaces; indent with spaces"
-    if "could not find expected ':'" in problem:
-        return "a key without its colon; write key: value"
-    if "mapping values are not allowed" in problem:
-        return "a colon where none may stand; quote the text or check the indentation"
-    if "undefined alias" in problem:
-        return f"{problem}; define it with & before it is used with *"
-    if "could not determine a constructor" in problem:
-        return "a !tag, which configurations do not use"
+    for said, plain in _PLAIN:
+        if said in problem:
+            return plain
     return problem.replace("<block end>", "the end of the block").replace("<scalar>", "a value")
 
 
