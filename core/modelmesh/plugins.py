@@ -148,7 +148,7 @@ class PluginHost:
         *,
         core_version: str | None = None,
     ) -> None:
-        self._entry_points = entry_points or (lambda group: importlib_metadata.entry_points(group=group))
+        self._entry_points = entry_points or self._installed
         self._core_version = core_version
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
@@ -172,6 +172,35 @@ class PluginHost:
                     same.append(plugin)
             self._found[kind] = plugins
         return self._found[kind]
+
+    def _installed(self, group: str) -> list[Any]:
+        """Return a group's entry points; a distribution whose list cannot be read is quarantined."""
+        try:
+            return list(importlib_metadata.entry_points(group=group))
+        except Exception:
+            return self._readable(group)
+
+    def _readable(self, group: str) -> list[Any]:
+        # One damaged list makes importlib_metadata's own look-up raise, so each distribution is asked by itself.
+        readable: list[Any] = []
+        seen: set[str] = set()
+        for distribution in importlib_metadata.distributions():
+            name, version = _identity(distribution)
+            if name in seen:
+                continue
+            seen.add(name)
+            try:
+                readable.extend(each for each in distribution.entry_points if each.group == group)
+            except Exception as error:
+                if f"[{group}]" in (distribution.read_text("entry_points.txt") or ""):
+                    self._quarantine(
+                        PluginProblem(
+                            Plugin(group.removeprefix("modelmesh."), "(unreadable)", "", name, version),
+                            f"its entry_points.txt cannot be read: {type(error).__name__}: {_first_line(error)}",
+                            f"pip install --force-reinstall {name}",
+                        )
+                    )
+        return readable
 
     def known_ids(self, kind: str) -> list[str]:
         """IDs that can be named in a configuration, sorted."""
@@ -223,15 +252,8 @@ class PluginHost:
         else:
             loaded = self._load(claims[0])
             if isinstance(loaded, LoadedPlugin):
-                if full in loaded.connectors:
-                    return loaded.connectors[full]
-                problem = PluginProblem(
-                    claims[0],
-                    f"its hook offers {', '.join(loaded.connectors) or 'nothing'} and not {full!r}",
-                    "make the hook's key the entry point's name, or leave the key empty",
-                )
-            else:
-                problem = loaded
+                return loaded.connectors[full]
+            problem = loaded
         raise PluginError(
             f"cannot load {KINDS[kind].singular} {full!r}, declared by {problem.plugin.distribution} "
             f"{problem.plugin.version}\n  reason: {problem.reason}\n  try: {problem.remedy}"
@@ -275,24 +297,14 @@ class PluginHost:
                         cls = self.find(kind, connector_id)
                     except PluginError:
                         cls = None
-                for plugin in claims:
-                    problem = self._problems.get((kind, connector_id, plugin.distribution))
-                    status: Literal["found", "loaded", "broken"] = (
-                        "broken" if problem else "loaded" if cls is not None else "found"
-                    )
-                    summary = (cls.__doc__ or "").strip().split("\n")[0] if cls is not None and not problem else ""
-                    rows.append(
-                        PluginRow(
-                            kind,
-                            connector_id,
-                            plugin.distribution,
-                            plugin.version,
-                            status,
-                            summary,
-                            problem.reason if problem else "",
-                            problem.remedy if problem else "",
-                        )
-                    )
+                rows.extend(
+                    _row(each, cls, self._problems.get((kind, connector_id, each.distribution))) for each in claims
+                )
+            rows.extend(
+                _row(problem.plugin, None, problem)
+                for problem in self._problems.values()
+                if problem.plugin.kind == kind and problem.plugin.id not in self.found(kind)
+            )
         return rows
 
     def _load(self, plugin: Plugin) -> LoadedPlugin | PluginProblem:
@@ -331,10 +343,13 @@ class PluginHost:
                 f"importing {plugin.value} raised {type(error).__name__}: {_first_line(error)}",
                 f"report it to the author of {plugin.distribution}, or uninstall it",
             )
-        name = f"{plugin.kind}.{plugin.id}"
+        # A module or class that several entry points name is registered once, under the first of their names.
+        shared = self._manager.get_name(target)
+        name = shared or f"{plugin.kind}.{plugin.id}"
         try:
-            self._manager.register(target, name=name)
-            self._manager.check_pending()
+            if shared is None:
+                self._manager.register(target, name=name)
+                self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
             self._forget(name)
             return PluginProblem(
@@ -342,11 +357,17 @@ class PluginHost:
                 f"its hooks do not fit: {_first_line(error)}",
                 f"compare them with modelmesh.hookspecs.{spec.hook}",
             )
+        outcome = self._ask(plugin, spec, name)
+        if isinstance(outcome, PluginProblem) and shared is None:
+            self._forget(name)
+        return outcome
+
+    def _ask(self, plugin: Plugin, spec: KindSpec, name: str) -> LoadedPlugin | PluginProblem:
+        """Call the hook of a registered plugin's kind, and judge what it offers."""
         implementations = [
             each for each in getattr(self._manager.hook, spec.hook).get_hookimpls() if each.plugin_name == name
         ]
         if not implementations:
-            self._forget(name)
             return PluginProblem(
                 plugin,
                 f"{plugin.value} has no hook {spec.hook}",
@@ -354,8 +375,7 @@ class PluginHost:
             )
         try:
             offered = implementations[0].function()
-        except Exception as error:
-            self._forget(name)
+        except (Exception, SystemExit) as error:
             return PluginProblem(
                 plugin,
                 f"its hook {spec.hook} raised {type(error).__name__}: {_first_line(error)}",
@@ -363,9 +383,15 @@ class PluginHost:
             )
         problem = _bad_offer(plugin, spec, offered)
         if problem is not None:
-            self._forget(name)
             return problem
-        return LoadedPlugin(plugin, {key or plugin.id: cls for key, cls in offered.items()})
+        connectors = {key or plugin.id: cls for key, cls in offered.items()}
+        if plugin.id not in connectors:
+            return PluginProblem(
+                plugin,
+                f"its hook offers {', '.join(connectors) or 'nothing'} and not {plugin.id!r}",
+                "make the hook's key the entry point's name, or leave the key empty",
+            )
+        return LoadedPlugin(plugin, connectors)
 
     def _forget(self, name: str) -> None:
         if self._manager.has_plugin(name):
@@ -410,7 +436,7 @@ class PluginHost:
         for implementation in getattr(self._manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 failures.append(f"{implementation.plugin_name}: {hook} raised {type(error).__name__}")
         return failures
 
@@ -423,9 +449,30 @@ class PluginHost:
 
 def _plugin(kind: str, entry_point: Any) -> Plugin:
     distribution = getattr(entry_point, "dist", None)
-    name = distribution.name if distribution is not None else "an unknown distribution"
-    version = distribution.version if distribution is not None else "?"
+    name, version = ("an unknown distribution", "?") if distribution is None else _identity(distribution)
     return Plugin(kind, entry_point.name, entry_point.value, name, version, entry_point)
+
+
+def _row(plugin: Plugin, cls: type[Any] | None, problem: PluginProblem | None) -> PluginRow:
+    who = (plugin.kind, plugin.id, plugin.distribution, plugin.version)
+    if problem is not None:
+        return PluginRow(*who, "broken", reason=problem.reason, remedy=problem.remedy)
+    if cls is None:
+        return PluginRow(*who, "found")
+    return PluginRow(*who, "loaded", (cls.__doc__ or "").strip().split("\n")[0])
+
+
+def _identity(distribution: Any) -> tuple[str, str]:
+    """Return a distribution's name and version; from its folder's name when its metadata is damaged."""
+    try:
+        name, version = distribution.name, distribution.version
+    except Exception:
+        name = version = None
+    if name and version:
+        return name, version
+    folder = str(getattr(getattr(distribution, "_path", None), "name", "")).removesuffix(".dist-info")
+    stem, _, release = folder.partition("-")
+    return stem or "an unknown distribution", release or "?"
 
 
 def _spellings(connector_id: str, spec: KindSpec) -> list[str]:
@@ -483,7 +530,10 @@ def _missing_module(plugin: Plugin, error: ModuleNotFoundError) -> PluginProblem
 def _requirements(plugin: Plugin) -> list[str]:
     """Return what the plugin's distribution requires, as its metadata writes it."""
     distribution = getattr(plugin.entry_point, "dist", None)
-    return [str(requirement) for requirement in getattr(distribution, "requires", None) or ()]
+    try:
+        return [str(requirement) for requirement in getattr(distribution, "requires", None) or ()]
+    except Exception:  # damaged metadata asks for nothing
+        return []
 
 
 def _extra_with(plugin: Plugin, module: str) -> str | None:
@@ -502,9 +552,9 @@ _COMPARED = re.compile(r"(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9A-Za-z.*]*)")
 def _unmet_requirement(plugin: Plugin, core_version: str | None) -> str | None:
     """Return what the plugin's distribution asks of the core, if this core does not meet it."""
     for requirement in _requirements(plugin):
-        if not re.match(r"modelmesh[-_.]router\b(?!\s*\[)|modelmesh[-_.]router\s*\[", requirement, re.IGNORECASE):
+        if not re.match(r"modelmesh[-_.]+router(?![-_.\w])", requirement, re.IGNORECASE):
             continue
-        if "extra ==" in requirement:
+        if re.search(r"\bextra\s*==", requirement):
             continue
         wanted = requirement.split(";")[0]
         version = core_version or _own_version()
