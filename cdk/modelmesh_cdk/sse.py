@@ -35,13 +35,14 @@ class SSEParser:
         max_event_bytes: What one event may hold; more is an error, not memory.
     """
 
-    __slots__ = ("_after_cr", "_data", "_event", "_held", "_limit", "_size", "_started")
+    __slots__ = ("_after_cr", "_data", "_data_size", "_event", "_held", "_held_size", "_limit", "_started")
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._limit = max_event_bytes
         self._held: list[bytes] = []
-        self._size = 0
+        self._held_size = 0
         self._data: list[bytes] = []
+        self._data_size = 0
         self._event = ""
         self._after_cr = False
         self._started = False
@@ -72,7 +73,7 @@ class SSEParser:
         for line in lines[:-1]:
             self._line(line, events)
         self._held = []
-        self._size = sum(map(len, self._data))
+        self._held_size = 0
         self._hold(lines[-1])
         return events
 
@@ -94,11 +95,16 @@ class SSEParser:
         if not rest:
             return
         self._held.append(rest)
-        self._size += len(rest)
-        if self._size > self._limit:
+        self._held_size += len(rest)
+        self._check_size(self._held_size)
+
+    def _check_size(self, line_size: int) -> None:
+        """Refuse a line that would take the event past its limit, whether it came whole or in pieces."""
+        if self._data_size + line_size > self._limit:
             raise MalformedResponseError(f"a streamed event is larger than {self._limit // 1024} KB")
 
     def _line(self, line: bytes, events: list[ServerSentEvent]) -> None:
+        self._check_size(len(line))
         if not self._started:
             self._started = True
             line = line.removeprefix(_BOM)
@@ -106,11 +112,16 @@ class SSEParser:
             if self._data:
                 events.append(ServerSentEvent(b"\n".join(self._data), self._event))
                 self._data = []
+                self._data_size = 0
             self._event = ""
             return
         if line.startswith(b"data:"):
-            self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            self._add(line[6:] if line[5:6] == b" " else line[5:])
         elif line == b"data":
-            self._data.append(b"")
+            self._add(b"")
         elif line.startswith(b"event:"):
             self._event = line[6:].strip().decode(errors="replace")
+
+    def _add(self, data: bytes) -> None:
+        self._data.append(data)
+        self._data_size += len(data) + 1  # the line end counts: empty lines take memory as well
