@@ -88,6 +88,8 @@ class SSEParser:
         self._held = []
         if rest in (b"data: [DONE]", b"data:[DONE]"):
             self._line(rest, events)
+        elif rest:
+            return events
         self._line(b"", events)
         return events
 
@@ -120,7 +122,9 @@ class SSEParser:
         elif line == b"data":
             self._add(b"")
         elif line.startswith(b"event:"):
-            self._event = line[6:].strip().decode(errors="replace")
+            self._event = (line[7:] if line[6:7] == b" " else line[6:]).decode(errors="replace")
+        elif line == b"event":
+            self._event = ""
 
     def _add(self, data: bytes) -> None:
         self._data.append(data)
