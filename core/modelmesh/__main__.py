@@ -9,10 +9,9 @@ from typing import cast
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    import importlib_metadata
+    from modelmesh.plugins import installed_entry_points
 
-    found = importlib_metadata.entry_points(group="modelmesh.cli", name="main")
-    for entry_point in found:
+    for entry_point in installed_entry_points("modelmesh.cli"):
         try:
             run = cast("Callable[[], int]", entry_point.load())
         except ModuleNotFoundError as error:

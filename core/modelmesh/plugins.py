@@ -175,32 +175,17 @@ class PluginHost:
 
     def _installed(self, group: str) -> list[Any]:
         """Return a group's entry points; a distribution whose list cannot be read is quarantined."""
-        try:
-            return list(importlib_metadata.entry_points(group=group))
-        except Exception:
-            return self._readable(group)
 
-    def _readable(self, group: str) -> list[Any]:
-        # One damaged list makes importlib_metadata's own look-up raise, so each distribution is asked by itself.
-        readable: list[Any] = []
-        seen: set[str] = set()
-        for distribution in importlib_metadata.distributions():
-            name, version = _identity(distribution)
-            if name in seen:
-                continue
-            seen.add(name)
-            try:
-                readable.extend(each for each in distribution.entry_points if each.group == group)
-            except Exception as error:
-                if f"[{group}]" in (distribution.read_text("entry_points.txt") or ""):
-                    self._quarantine(
-                        PluginProblem(
-                            Plugin(group.removeprefix("modelmesh."), "(unreadable)", "", name, version),
-                            f"its entry_points.txt cannot be read: {type(error).__name__}: {_first_line(error)}",
-                            f"pip install --force-reinstall {name}",
-                        )
-                    )
-        return readable
+        def quarantine(name: str, version: str, error: Exception) -> None:
+            self._quarantine(
+                PluginProblem(
+                    Plugin(group.removeprefix("modelmesh."), "(unreadable)", "", name, version),
+                    f"its entry_points.txt cannot be read: {type(error).__name__}: {_first_line(error)}",
+                    f"pip install --force-reinstall {name}",
+                )
+            )
+
+        return installed_entry_points(group, on_damaged=quarantine)
 
     def known_ids(self, kind: str) -> list[str]:
         """IDs that can be named in a configuration, sorted."""
@@ -445,6 +430,32 @@ class PluginHost:
         self.has_attempt_hooks = bool(
             hook.modelmesh_before_attempt.get_hookimpls() or hook.modelmesh_after_attempt.get_hookimpls()
         )
+
+
+def installed_entry_points(group: str, on_damaged: Callable[[str, str, Exception], None] | None = None) -> list[Any]:
+    """Return a group's entry points, whatever state other distributions are in.
+
+    Args:
+        group: Such as ``modelmesh.providers``.
+        on_damaged: Told name, version and error of each distribution that declares the group and cannot be read.
+    """
+    try:
+        return list(importlib_metadata.entry_points(group=group))
+    except Exception:
+        # One damaged list makes that look-up raise for everybody, so each distribution is asked by itself below.
+        readable: list[Any] = []
+    seen: set[str] = set()
+    for distribution in importlib_metadata.distributions():
+        name, version = _identity(distribution)
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            readable.extend(each for each in distribution.entry_points if each.group == group)
+        except Exception as error:
+            if on_damaged is not None and f"[{group}]" in (distribution.read_text("entry_points.txt") or ""):
+                on_damaged(name, version, error)
+    return readable
 
 
 def _plugin(kind: str, entry_point: Any) -> Plugin:

@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import click
-import importlib_metadata
-from modelmesh.errors import ModelMeshError
-from modelmesh.plugins import COMMANDS_GROUP
+
+from modelmesh.errors import ModelMeshError, unknown_name
+from modelmesh.plugins import COMMANDS_GROUP, installed_entry_points
 from modelmesh.redaction import Redactor
 
 
@@ -22,12 +22,20 @@ class PluginGroup(click.Group):
 
     def _entry_points(self) -> dict[str, Any]:
         if self._found is None:
-            self._found = {each.name: each for each in importlib_metadata.entry_points(group=COMMANDS_GROUP)}
+            self._found = {each.name: each for each in installed_entry_points(COMMANDS_GROUP)}
         return self._found
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all commands, sorted."""
         return sorted(self._entry_points())
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Answer an unknown command with the near match."""
+        if args and not args[0].startswith("-") and args[0] not in self._entry_points():
+            ctx.fail(unknown_name("command", args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command; None when there is none of this name."""
@@ -51,7 +59,8 @@ def _broken(name: str, entry_point: Any, error: Exception) -> click.Command:
     def explain() -> None:
         remedy = f"pip install --upgrade '{owner}'"
         if isinstance(error, ModuleNotFoundError):
-            extra = "server" if owner == "modelmesh-router" else None
+            own = "cli" if error.name == "rich" else "server"
+            extra = own if owner == "modelmesh-router" else None
             remedy = f"pip install '{owner}[{extra}]'" if extra else f"pip install {error.name}"
         raise click.ClickException(
             f"cannot run {name!r}, declared by {owner}\n  reason: {type(error).__name__}: {reason}\n  try: {remedy}"
