@@ -81,7 +81,8 @@ class OpenAIStreamDecoder:
         for choice in choices:
             if not isinstance(choice, dict):
                 raise MalformedResponseError("a choice of a chunk is no JSON object", status_code=200)
-            index = choice.get("index", 0)
+            raw_index = choice.get("index")
+            index = raw_index if isinstance(raw_index, int) else 0
             delta = choice.get("delta")
             reason = choice.get("finish_reason")
             if reason == "error":
