@@ -92,9 +92,10 @@ class OpenAIStreamDecoder:
                 if index == 0 and isinstance(delta.get("content"), str):
                     text += delta["content"]
                 commits = commits or has_content(delta)
-            if reason is not None:
+            # Some servers write "" where the others write null; taken for an end, it would hide that the stream was cut.
+            if isinstance(reason, str) and reason:
                 self._closed.add(index)
-                finish = str(reason)
+                finish = reason
         if finish is not None and self._open - self._closed:
             finish = None  # other choices still go on
         return ProviderChunk(data, text, commits, finish, usage, raw)
