@@ -51,10 +51,15 @@ class OpenAIStreamDecoder:
         try:
             data = decode_json(event.data)
         except (ValueError, RecursionError):
+            if event.event == "error":
+                raise error_in_band(event.data.decode(errors="replace"), {}) from None
             raise MalformedResponseError("a chunk of the stream is no JSON", status_code=200) from None
+        if event.event == "error" and not isinstance(data, dict):
+            raise error_in_band(data, {})
         if not isinstance(data, dict):
             raise MalformedResponseError("a chunk of the stream is no JSON object", status_code=200)
-        if data.get("error") or event.event == "error":
+        # vLLM's older servers send the error itself as a chunk, marked by its object.
+        if data.get("error") or event.event == "error" or data.get("object") == "error":
             raise error_in_band(data.get("error") or data, {})
         yield self._chunk(data, event.data)
 
