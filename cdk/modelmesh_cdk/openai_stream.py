@@ -42,7 +42,7 @@ class OpenAIStreamDecoder:
         """
         if self.is_done:
             return
-        if event.data == b"[DONE]":
+        if event.data.strip() == b"[DONE]":
             self.is_done = True
             yield from self._finish()
             return
