@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modelmesh.errors import MalformedResponseError, StreamInterruptedError
-from modelmesh.interfaces.provider import ProviderChunk
+from modelmesh.interfaces.provider import ProviderChunk, TokenUsage
 from modelmesh_cdk.json_codec import decode_json
 from modelmesh_cdk.provider import has_content, usage_of
 from modelmesh_cdk.provider_errors import error_in_band
@@ -74,7 +74,7 @@ class OpenAIStreamDecoder:
 
     def _chunk(self, data: dict[str, Any], raw: bytes) -> ProviderChunk:
         choices = data.get("choices")
-        usage = usage_of(data.get("usage"))
+        usage = usage_of(data.get("usage")) or _usage_of_groq(data)
         if not isinstance(choices, list):
             if usage is None:
                 raise MalformedResponseError("a chunk of the stream has no choices", status_code=200)
@@ -119,3 +119,9 @@ class OpenAIStreamDecoder:
             }
             self._closed.update(unfinished)
             yield ProviderChunk(data, finish_reason="stop")
+
+
+def _usage_of_groq(data: dict[str, Any]) -> TokenUsage | None:
+    """Return the usage that Groq puts aside (https://console.groq.com/docs/api-reference, November 2026)."""
+    aside = data.get("x_groq")
+    return usage_of(aside.get("usage")) if isinstance(aside, dict) else None
