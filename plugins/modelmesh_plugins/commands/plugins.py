@@ -6,11 +6,15 @@ import json
 from dataclasses import asdict
 
 import click
-from modelmesh.plugins import KINDS, PluginHost, PluginRow
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from modelmesh.plugins import KINDS, PluginHost, PluginRow
 
 _COLOURS = {"loaded": "green", "found": "cyan", "broken": "red"}
+_ENOUGH = 24
+"""Characters below which a summary says too little to be shown."""
 
 
 @click.command("plugins")
@@ -26,22 +30,24 @@ def command(as_json: bool, kind: str | None, load: bool) -> None:
     console = Console()
     for each in dict.fromkeys(row.kind for row in rows):
         console.print(f"[bold]{each}[/]")
-        console.print(_table([row for row in rows if row.kind == each], wide=console.width >= 100))
+        console.print(_table([row for row in rows if row.kind == each], width=console.width))
     for row in rows:
         if row.status == "broken":
             text = f"{row.kind} {row.id} ({row.distribution} {row.version}): {row.reason}\n  try: {row.remedy}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(rows: list[PluginRow], *, wide: bool) -> Table:
-    """Return a grid of one kind; what a connector does is left out where there is no room for it."""
+def _table(rows: list[PluginRow], *, width: int) -> Table:
+    """Return a grid of one kind; what a connector does is cut, or left out where there is no room for it."""
     cells = [(f"  {row.id}", row.status, f"{row.distribution} {row.version}") for row in rows]
+    widths = [max(len(cell[place]) for cell in cells) for place in range(3)]
     table = Table.grid(padding=(0, 2))
-    for place in range(3):
-        table.add_column(no_wrap=True, min_width=max(len(cell[place]) for cell in cells))
-    if wide:
-        table.add_column(no_wrap=True, overflow="ellipsis")
+    for each in widths:
+        table.add_column(no_wrap=True, min_width=each)
+    # Cut here and not by the table, which takes from every column alike and so cuts the IDs, too.
+    room = width - sum(widths) - 2 * len(widths)
     for row, (name, status, origin) in zip(rows, cells, strict=True):
-        rest = [row.summary or row.reason] if wide else []
-        table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", origin, *rest)
+        rest = Text(row.summary or row.reason)
+        rest.truncate(room, overflow="ellipsis")
+        table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", origin, *([rest] if room >= _ENOUGH else []))
     return table
