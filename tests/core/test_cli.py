@@ -1,0 +1,268 @@
+"""The command line, as a user types it: exit status, what it prints, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+GOOD = """\
+providers:
+  local: {connector: simulator}
+models:
+  small: {provider: local, capabilities: [chat-completion]}
+pools:
+  chat-completion: {strategy: round-robin}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run ``python -m modelmesh`` in an empty folder, with everything in ``tmp_path / "first"`` first on the path."""
+    first = tmp_path / "first"
+    first.mkdir()
+
+    def running(*arguments: str, program: tuple[str, ...] = (sys.executable, "-m", "modelmesh")) -> Any:
+        result = subprocess.run(
+            [*program, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(first), "COLUMNS": "120", "PYTHONWARNINGS": "error"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in result.stdout + result.stderr
+        return result
+
+    return running
+
+
+def write(folder: Path, **files: str) -> None:
+    """Write files by name, ``__`` standing for a dot."""
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+
+
+def publish(folder: Path, entry_points: str, **modules: str) -> None:
+    """Write a distribution called acme-cli."""
+    info = folder / "acme_cli-2.0.dist-info"
+    info.mkdir()
+    write(info, METADATA="Metadata-Version: 2.1\nName: acme-cli\nVersion: 2.0\n", entry_points__txt=entry_points)
+    write(folder, **{f"{name}__py": source for name, source in modules.items()})
+
+
+def test_the_console_script_is_the_module(run: Run) -> None:
+    """``modelmesh`` and ``python -m modelmesh`` are the same program."""
+    script = Path(sysconfig.get_path("scripts")) / "modelmesh"
+    program = shutil.which(script) or pytest.fail(f"{script} is not installed")
+
+    answers = [run("--version", program=(program,)), run("--version")]
+
+    assert {each.stdout for each in answers} == {answers[0].stdout}
+    assert answers[0].stdout.startswith("modelmesh, version ")
+    assert [each.returncode for each in answers] == [0, 0]
+
+
+def test_help_lists_the_commands(run: Run) -> None:
+    """Each with what it does."""
+    result = run("--help")
+
+    assert result.returncode == 0
+    assert {"check", "plugins", "schema"} <= set(result.stdout.split())
+    assert "Check a configuration FILE" in result.stdout
+
+
+def test_plugins_are_a_table(run: Run) -> None:
+    """Every kind has its connectors, each with its state and who brought it."""
+    result = run("plugins")
+
+    assert result.returncode == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows if len(row) == 1] == ["providers", "strategies", "state_stores", "observability"]
+    simulator = next(row for row in rows if row[0] == "modelmesh.simulator.v1")
+    assert simulator[1:3] == ["loaded", "modelmesh-router"]
+
+
+def test_plugins_as_json_are_for_programs(run: Run) -> None:
+    """The same rows, with the keys of `PluginRow`."""
+    rows = json.loads(run("plugins", "--json", "--kind", "strategies").stdout)
+
+    assert {row["kind"] for row in rows} == {"strategies"}
+    assert "modelmesh.round-robin.v1" in {row["id"] for row in rows}
+    assert set(rows[0]) == {"kind", "id", "distribution", "version", "status", "summary", "reason", "remedy"}
+
+
+def test_plugins_say_why_one_is_broken(run: Run, tmp_path: Path) -> None:
+    """The reason and the remedy stand below the table, and the others are listed as ever."""
+    publish(tmp_path / "first", "[modelmesh.providers]\nacme.chat.v1 = acme_cli:Chat\n", acme_cli="import acme_wire")
+
+    result = run("plugins")
+
+    assert result.returncode == 0
+    assert "providers acme.chat.v1 (acme-cli 2.0): ModuleNotFoundError: No module named 'acme_wire'" in result.stdout
+    assert "  try: pip install acme_wire" in result.stdout
+    assert "modelmesh.simulator.v1" in result.stdout
+
+
+def test_plugins_survive_a_damaged_distribution(run: Run, tmp_path: Path) -> None:
+    """The one whose list cannot be read is named; the command itself goes on."""
+    publish(tmp_path / "first", "[modelmesh.providers]\nno equals sign\n")
+
+    result = run("plugins")
+
+    assert result.returncode == 0
+    assert "providers (unreadable) (acme-cli 2.0): its entry_points.txt cannot be read" in result.stdout
+    assert "modelmesh.simulator.v1" in result.stdout
+
+
+def test_check_passes_a_good_configuration(run: Run, tmp_path: Path) -> None:
+    """It says so, and what is in it."""
+    write(tmp_path, mesh__yaml=GOOD)
+
+    result = run("check", "mesh.yaml")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("mesh.yaml: ok\n")
+    assert "chat-completion" in result.stdout
+
+
+def test_check_names_file_and_line_of_every_problem(run: Run, tmp_path: Path) -> None:
+    """All at once, each with its place, its key path and what was meant."""
+    broken = GOOD.replace("simulator", "simulatr").replace("strategy:", "stategy:").replace("local, cap", "locl, cap")
+    write(tmp_path, mesh__yaml=broken)
+
+    result = run("check", "mesh.yaml")
+
+    assert result.returncode == 1
+    assert result.stdout == ""
+    *problems, summary = result.stderr.splitlines()
+    assert summary == f"mesh.yaml: {len(problems)} problems"
+    for place, meant in (
+        ("mesh.yaml:2: providers.local.connector: ", "did you mean 'simulator'"),
+        ("mesh.yaml:4: models.small.provider: ", "did you mean 'local'"),
+        ("mesh.yaml:6: pools.chat-completion.stategy: ", "strategy"),
+    ):
+        assert [meant in line for line in problems if line.startswith(place)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "cannot be read"), ("", "is empty"), ("a: [", "not valid YAML"), ("- a\n", "mapping at the top")],
+    ids=["missing", "empty", "no YAML", "list"],
+)
+def test_check_tells_what_is_no_configuration_at_all(run: Run, tmp_path: Path, text: str | None, words: str) -> None:
+    """One line about the file."""
+    if text is not None:
+        write(tmp_path, mesh__yaml=text)
+
+    result = run("check", "mesh.yaml")
+
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert result.stderr.startswith("mesh.yaml:")
+
+
+def test_check_never_prints_a_key(run: Run, tmp_path: Path) -> None:
+    """A key that stands in the file, under a misspelt name, stays there."""
+    write(
+        tmp_path, mesh__yaml=GOOD.replace("connector: simulator", "connector: openai.llm.v1, api_kye: sk-canary0123456")
+    )
+
+    result = run("check", "mesh.yaml")
+
+    assert result.returncode == 1
+    assert "did you mean 'api_key'" in result.stderr
+    assert "canary" not in result.stdout + result.stderr
+
+
+def test_a_configuration_that_needs_a_broken_plugin_names_the_package_and_the_line(run: Run, tmp_path: Path) -> None:
+    """Start-up says who declares the plugin, why it fails and what to do."""
+    publish(
+        tmp_path / "first", "[modelmesh.providers]\nacme.chat.v1 = acme_cli:Chat\n", acme_cli="raise OSError('no disk')"
+    )
+    write(tmp_path, mesh__yaml=GOOD.replace("simulator", "acme.chat.v1"))
+
+    result = run("check", "mesh.yaml")
+
+    assert result.returncode == 1
+    assert "mesh.yaml:2: providers.local.connector: cannot load provider 'acme.chat.v1'" in result.stderr
+    assert "declared by acme-cli 2.0" in result.stderr
+    assert "importing acme_cli:Chat raised OSError: no disk" in result.stderr
+
+
+def test_the_schema_holds_the_settings_of_the_installed_connectors(run: Run) -> None:
+    """It is a JSON Schema, for editors."""
+    result = run("schema")
+
+    schema = json.loads(result.stdout)
+    assert result.returncode == 0
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert {"providers", "models", "pools"} <= set(schema["properties"])
+    assert "base_url" in schema["$defs"]["ProviderConfig"]["properties"]
+
+
+def test_the_schema_can_be_written_to_a_file(run: Run, tmp_path: Path) -> None:
+    """And a place that cannot be written to is one line."""
+    written, refused = run("schema", "-o", "mesh.json"), run("schema", "-o", "no/such/folder.json")
+
+    assert written.stdout == "written to mesh.json\n"
+    assert json.loads((tmp_path / "mesh.json").read_text(encoding="utf-8"))["title"] == "ModelMesh configuration"
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "Error: no/such/folder.json cannot be written: No such file or directory\n",
+    )
+
+
+def test_an_unknown_command_is_answered_with_the_near_match(run: Run) -> None:
+    """Wrong usage exits with 2."""
+    result = run("plugns")
+
+    assert result.returncode == 2
+    assert "unknown command 'plugns'; did you mean 'plugins'?" in result.stderr
+
+
+def test_a_stranger_can_bring_a_command(run: Run, tmp_path: Path) -> None:
+    """An entry point is enough; one that cannot be imported is a line when it is called, and no matter before."""
+    publish(
+        tmp_path / "first",
+        "[modelmesh.commands]\nhello = acme_cli:hello\nbroken = acme_cli:nothing\n",
+        acme_cli="import click\n\n@click.command()\ndef hello():\n    'Greet.'\n    click.echo('hello')\n",
+    )
+
+    hello, broken = run("hello"), run("broken")
+
+    assert (hello.returncode, hello.stdout) == (0, "hello\n")
+    assert broken.returncode == 1
+    assert "cannot run 'broken', declared by acme-cli" in broken.stderr
+    assert run("check", "mesh.yaml").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("library", "arguments", "extra"),
+    [("click", ["--help"], "cli"), ("rich", ["plugins"], "cli")],
+    ids=["click", "rich"],
+)
+def test_without_the_cli_extra_the_answer_is_the_command_that_brings_it(
+    run: Run, tmp_path: Path, library: str, arguments: list[str], extra: str
+) -> None:
+    """One clear message, no traceback."""
+    absent = f"raise ModuleNotFoundError(\"No module named '{library}'\", name='{library}')"
+    write(tmp_path / "first", **{f"{library}__py": absent})
+
+    result = run(*arguments)
+
+    assert result.returncode != 0
+    assert result.stdout == ""
+    assert library in result.stderr
+    assert f"try: pip install 'modelmesh-router[{extra}]'" in result.stderr
