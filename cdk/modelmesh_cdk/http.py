@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -56,6 +56,7 @@ class HttpStream:
     headers: dict[str, str]
     _response: httpx.Response
     _limit: int
+    _read_whole: bool = False
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes, decompressed.
@@ -66,27 +67,52 @@ class HttpStream:
         """
         failure: ProviderError | None = None
         try:
-            async for chunk in self._response.aiter_bytes():
+            async for chunk in self._parts():
                 yield chunk
+            self._read_whole = True
         except httpx.HTTPError as error:
             failure = understand_http_error(error)
         if failure is not None:
             raise failure
+
+    def _parts(self) -> AsyncIterator[bytes]:
+        if "content-encoding" in self.headers:
+            return self._response.aiter_bytes()
+        # Nothing to decompress: what httpx does around each chunk would cost more than the chunk itself.
+        return aiter(cast("httpx.AsyncByteStream", self._response.stream))
 
     async def read(self) -> bytes:
         """Return the whole body.
 
         Raises:
             MalformedResponseError: It is larger than the limit.
+            ProviderError: As for `chunks`.
         """
         parts: list[bytes] = []
         size = 0
-        async for chunk in self.chunks():
-            size += len(chunk)
-            if size > self._limit:
-                raise MalformedResponseError(f"the body is larger than {self._limit // 1024**2} MB")
-            parts.append(chunk)
+        failure: ProviderError | None = None
+        try:
+            async for part in self._parts():
+                size += len(part)
+                if size > self._limit:
+                    failure = MalformedResponseError(f"the body is larger than {self._limit // 1024**2} MB")
+                    break
+                parts.append(part)
+            else:
+                self._read_whole = True
+        except httpx.HTTPError as error:
+            failure = understand_http_error(error)
+        if failure is not None:
+            raise failure
         return b"".join(parts)
+
+    async def close(self) -> None:
+        """Close the connection, unless the answer was read to its end; then it is used again."""
+        if self._read_whole:
+            with suppress(Exception):  # the answer is out already
+                await self._response.aclose()
+        else:
+            await _hang_up(self._response)
 
 
 class Http:
@@ -127,8 +153,11 @@ class Http:
         Raises:
             ProviderError: No answer came; any status is an answer.
         """
-        async with self.stream(method, url, headers, body, timeouts=timeouts) as stream:
-            return HttpReply(stream.status, stream.headers, await stream.read())
+        reply = await self._open(method, url, headers, body, timeouts, None)
+        try:
+            return HttpReply(reply.status, reply.headers, await reply.read())
+        finally:
+            await reply.close()
 
     @asynccontextmanager
     async def stream(
@@ -151,22 +180,35 @@ class Http:
             timeouts: ``connect`` and ``total`` hold here.
             idle: Seconds the body may pause; by default ``timeouts.total``.
         """
-        request = _request(method, url, headers, body, timeouts, idle)
-        failure: ProviderError | None = None
-        response: httpx.Response | None = None
+        reply = await self._open(method, url, headers, body, timeouts, idle)
         try:
-            response = await self._transport().handle_async_request(request)
+            yield reply
+        finally:
+            await reply.close()
+
+    async def _open(
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: Callable[[], Mapping[str, str]],
+        body: bytes,
+        timeouts: Timeouts,
+        idle: float | None,
+    ) -> HttpStream:
+        failure: ProviderError | None = None
+        try:
+            response = await self._transport().handle_async_request(
+                _request(method, url, headers, body, timeouts, idle)
+            )
         except httpx.HTTPError as error:
             failure = understand_http_error(error)
         # Raised out here, where the transport's exception, whose frames hold headers, is no longer its context.
         if failure is not None:
             raise failure
-        assert response is not None
-        try:
-            names = {name.lower(): value for name, value in response.headers.items()}
-            yield HttpStream(response.status_code, names, response, self._max_body_bytes)
-        finally:
-            await _close(response)
+        names = {
+            name.decode("latin-1").lower(): value.decode("latin-1", "replace") for name, value in response.headers.raw
+        }
+        return HttpStream(response.status_code, names, response, self._max_body_bytes)
 
     def _transport(self) -> httpx.AsyncBaseTransport:
         if self._given is not None:
@@ -227,10 +269,12 @@ def _request(
     idle: float | None,
 ) -> httpx.Request:
     read = timeouts.total if idle is None else idle
-    return httpx.Request(
+    raw = [(b"host", url.netloc), (b"content-length", b"%d" % len(body))]
+    raw += [(name.encode("ascii"), value.encode()) for name, value in headers().items()]
+    request = httpx.Request(
         method,
         url,
-        headers=[("host", url.netloc.decode("ascii")), ("content-length", str(len(body))), *headers().items()],
+        headers=raw,
         stream=httpx.ByteStream(body),
         extensions={
             "timeout": {
@@ -241,15 +285,16 @@ def _request(
             }
         },
     )
+    request.read()  # so that a transport may take the body as it is, rather than iterate over it
+    request.headers.encoding = "utf-8"  # or httpx would try each value to find out
+    return request
 
 
-async def _close(response: httpx.Response) -> None:
-    """Close an answer even while the task is being cancelled: otherwise its place in the pool is lost.
+async def _hang_up(response: httpx.Response) -> None:
+    """Close an unfinished answer even while the task is being cancelled: otherwise its place in the pool is lost.
 
     See https://github.com/encode/httpcore/issues/1093: a second cancellation during the close leaks the connection.
     """
-    if response.is_closed:  # it was read to its end
-        return
     closing = asyncio.ensure_future(response.aclose())
     try:
         await asyncio.shield(closing)
