@@ -110,11 +110,21 @@ class _Window:
 
 
 class _Series:
-    """One model's, provider's or pool's figures: the retention window in buckets, and what no flush has taken yet."""
+    """One model's, provider's or pool's figures.
 
-    __slots__ = ("buckets", "down_since", "pending")
+    Attributes:
+        fresh: Where observations go; what it holds has not reached the buckets and the pending windows yet.
+        ends: Wall-clock time at which ``fresh`` no longer counts for the newest bucket.
+        buckets: The retention window, oldest first.
+        pending: What no flush has taken yet, by the number of the target.
+        down_since: Wall-clock time since which it does not answer, or None.
+    """
+
+    __slots__ = ("buckets", "down_since", "ends", "fresh", "pending")
 
     def __init__(self) -> None:
+        self.fresh = _Window(0.0)
+        self.ends = float("-inf")
         self.buckets: deque[_Window] = deque()
         self.pending: dict[int, _Window] = {}
         self.down_since: float | None = None
@@ -150,6 +160,7 @@ class StatisticsCollector:
         self._retention = retention
         self._bucket_seconds = bucket_seconds
         self._series: dict[StatsScope, dict[str, _Series]] = {scope: {} for scope in scopes}
+        self._routes: dict[tuple[str, str, str], tuple[_Series, ...]] = {}
         self._lock = threading.Lock()
 
     # --- taking in ----------------------------------------------------------
@@ -170,7 +181,12 @@ class StatisticsCollector:
         bucket = bucket_of(latency)
         cost = metrics.cost or 0.0
         with self._lock:
-            for window in self._windows(model_id, provider_id, pool_id, now):
+            for series in self._routes.get((model_id, provider_id, pool_id)) or self._route(
+                model_id, provider_id, pool_id
+            ):
+                if now >= series.ends:
+                    self._open_bucket(series, now)
+                window = series.fresh
                 window.requests += 1
                 if not metrics.success:
                     window.failures += 1
@@ -185,7 +201,8 @@ class StatisticsCollector:
         """Record that a pool moved a model between active and standby."""
         now = self._clock.time()
         with self._lock:
-            for window in self._windows(model_id, provider_id, pool_id, now):
+            for series in self._route(model_id, provider_id, pool_id):
+                window = self._window(series, now)
                 window.rotations += 1
                 window.updated = now
 
@@ -209,52 +226,55 @@ class StatisticsCollector:
             return
         seconds = max(0.0, now - series.down_since)
         series.down_since = now
-        for window in (self._bucket(series, now), *self._pending(series, now)):
-            window.downtime += seconds
-            window.updated = now
+        window = self._window(series, now)
+        window.downtime += seconds
+        window.updated = now
 
-    def _windows(self, model_id: str, provider_id: str, pool_id: str, now: float) -> list[_Window]:
-        """Return every window an observation goes into: the present bucket, and one not yet flushed per target."""
-        windows: list[_Window] = []
-        for scope, name in (
-            (StatsScope.MODEL, model_id),
-            (StatsScope.PROVIDER, provider_id),
-            (StatsScope.POOL, pool_id),
-        ):
-            kept = self._series.get(scope)
-            if kept is None:
-                continue
-            series = kept.get(name)
-            if series is None:
-                series = kept[name] = _Series()
-            windows.append(self._bucket(series, now))
-            if self._targets:
-                windows.extend(self._pending(series, now))
-        return windows
+    def _route(self, model_id: str, provider_id: str, pool_id: str) -> tuple[_Series, ...]:
+        """Return the series an observation goes into, one for each scope that is kept."""
+        key = (model_id, provider_id, pool_id)
+        route = self._routes.get(key)
+        if route is None:
+            names = zip((StatsScope.MODEL, StatsScope.PROVIDER, StatsScope.POOL), key, strict=True)
+            route = self._routes[key] = tuple(
+                self._series[scope].setdefault(name, _Series()) for scope, name in names if scope in self._series
+            )
+        return route
 
     def _find(self, scope: StatsScope, name: str) -> _Series | None:
         kept = self._series.get(scope)
         return None if kept is None else kept.setdefault(name, _Series())
 
-    def _bucket(self, series: _Series, now: float) -> _Window:
-        buckets = series.buckets
-        if buckets and now < buckets[-1].start + self._bucket_seconds:
-            # A wall clock set back goes on in the newest bucket rather than opening older ones.
-            return buckets[-1]
-        buckets.append(_Window(now - now % self._bucket_seconds))
-        self._forget_old(buckets, now)
-        return buckets[-1]
+    def _window(self, series: _Series, now: float) -> _Window:
+        if now >= series.ends:
+            self._open_bucket(series, now)
+        return series.fresh
 
-    def _forget_old(self, buckets: deque[_Window], now: float) -> None:
+    def _open_bucket(self, series: _Series, now: float) -> None:
+        # A wall clock set back goes on in the newest bucket, whose end lies ahead, rather than opening older ones.
+        self._fold(series)
+        start = now - now % self._bucket_seconds
+        series.buckets.append(_Window(start))
+        series.ends = start + self._bucket_seconds
+        series.fresh = _Window(start)
+        self._forget_old(series, now)
+
+    def _fold(self, series: _Series) -> None:
+        """Bring fresh observations into the newest bucket and into each target's pending window."""
+        fresh = series.fresh
+        if not (fresh.requests or fresh.rotations or fresh.downtime):
+            return
+        series.buckets[-1].merge(fresh)
+        for number in range(len(self._targets)):
+            series.pending.setdefault(number, _Window(fresh.start)).merge(fresh)
+        series.fresh = _Window(fresh.start)
+
+    def _forget_old(self, series: _Series, now: float) -> None:
+        buckets = series.buckets
         while buckets and buckets[0].start + self._bucket_seconds <= now - self._retention:
             buckets.popleft()
-
-    def _pending(self, series: _Series, now: float) -> list[_Window]:
-        pending = series.pending
-        if len(pending) != len(self._targets):
-            for number in range(len(self._targets)):
-                pending.setdefault(number, _Window(now))
-        return list(pending.values())
+        if not buckets:
+            series.ends = float("-inf")
 
     # --- handing over ---------------------------------------------------------
 
@@ -289,6 +309,7 @@ class StatisticsCollector:
         for scope, kept in self._series.items():
             for name, series in kept.items():
                 self._settle_downtime(series, now)
+                self._fold(series)
                 window = series.pending.pop(number, None)
                 if window is not None and (window.requests or window.rotations or window.downtime):
                     taken[scope, name] = window
@@ -327,7 +348,8 @@ class StatisticsCollector:
             now = self._clock.time()
             if series is not None:
                 self._settle_downtime(series, now)
-                self._forget_old(series.buckets, now)
+                self._fold(series)
+                self._forget_old(series, now)
             if series is None or not series.buckets:
                 raise KeyError(f"no statistics yet: {unknown_name(scope.value, name, list(kept))}")
             total = _Window(series.buckets[0].start)
@@ -358,6 +380,7 @@ class StatisticsCollector:
         Removes all in-memory aggregates. Does not affect data already flushed to observability connectors.
         """
         with self._lock:
+            self._routes.clear()
             for kept in self._series.values():
                 kept.clear()
 
