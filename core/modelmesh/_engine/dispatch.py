@@ -124,6 +124,7 @@ class Dispatcher(ObservabilityConnector):
         wants_events: Whether anybody takes events; where nobody does, callers need not build them.
         wants_logs: Whether anybody takes request logs.
         wants_payloads: Whether a log sink asks for requests and answers.
+        wants_debug: Whether anybody takes DEBUG traces; its siblings likewise.
     """
 
     def __init__(self, *, clock: Clock, redactor: Redactor, start_worker: StartWorker = start_thread) -> None:
@@ -135,6 +136,7 @@ class Dispatcher(ObservabilityConnector):
         self.wants_events = False
         self.wants_logs = False
         self.wants_payloads = False
+        self.wants_debug = self.wants_info = self.wants_warning = self.wants_error = False
         self._lowest_severity = len(SEVERITIES)
 
     # --- who listens ----------------------------------------------------------
@@ -180,6 +182,10 @@ class Dispatcher(ObservabilityConnector):
             (_RANK[lane.subscription.min_severity] for lane in lanes if "tracing" in lane.subscription.sections),
             default=len(SEVERITIES),
         )
+        self.wants_debug = self.wants_trace(Severity.DEBUG)
+        self.wants_info = self.wants_trace(Severity.INFO)
+        self.wants_warning = self.wants_trace(Severity.WARNING)
+        self.wants_error = self.wants_trace(Severity.ERROR)
 
     # --- handing over -----------------------------------------------------------
 

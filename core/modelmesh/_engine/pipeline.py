@@ -390,15 +390,14 @@ class RoutingPipeline:
             RoutingError: No model can serve the request.
         """
         context = PipelineContext(request)
+        trace = self._trace if self._tracing() else None
         first: RoutingError | None = None
         while True:
             try:
                 for stage in self._stages:
                     context = stage.process(context)
-                    if self._trace is not None and self._tracing():
-                        self._trace(
-                            stage.name, {"capability": request.capability, "candidates": len(context.candidates)}
-                        )
+                    if trace is not None:
+                        trace(stage.name, {"capability": request.capability, "candidates": len(context.candidates)})
             except RoutingError as error:
                 # A pool whose models rest says more than one that never could: it is what the caller hears.
                 first = error if first is None or isinstance(error, NoActiveModelError) else first

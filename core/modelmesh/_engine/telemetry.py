@@ -1,4 +1,4 @@
-"""The engine's one way to say what happens: builds events, log records and traces, and only when somebody reads them."""
+"""The engine's one way to say what happens: builds events, logs and traces, and only when somebody reads them."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class Telemetry:
     @property
     def wants_info(self) -> bool:
         """Whether anybody reads INFO traces."""
-        return self.dispatcher.wants_trace(Severity.INFO)
+        return self.dispatcher.wants_info
 
     @property
     def wants_debug(self) -> bool:
         """Whether anybody reads DEBUG traces."""
-        return self.dispatcher.wants_trace(Severity.DEBUG)
+        return self.dispatcher.wants_debug
 
     @property
     def wants_warning(self) -> bool:
         """Whether anybody reads WARNING traces."""
-        return self.dispatcher.wants_trace(Severity.WARNING)
+        return self.dispatcher.wants_warning
 
     @property
     def wants_error(self) -> bool:
         """Whether anybody reads ERROR traces."""
-        return self.dispatcher.wants_trace(Severity.ERROR)
+        return self.dispatcher.wants_error
 
     def now(self) -> datetime:
         """The wall clock, timezone-aware UTC."""
