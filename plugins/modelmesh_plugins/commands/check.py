@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import click
+
 from modelmesh.config import load_config
 from modelmesh.errors import ConfigurationError
 from modelmesh.plugins import PluginHost

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+
 from modelmesh.config import build_schema
 from modelmesh.plugins import PluginHost
 
