@@ -97,7 +97,7 @@ class OpenAIStreamDecoder:
                 if index == 0 and isinstance(delta.get("content"), str):
                     text += delta["content"]
                 commits = commits or has_content(delta)
-            # Some servers write "" where the others write null; taken for an end, it would hide that the stream was cut.
+            # Some servers write "" where the others write null; taken for an end, it would hide a cut.
             if isinstance(reason, str) and reason:
                 self._closed.add(index)
                 finish = reason
