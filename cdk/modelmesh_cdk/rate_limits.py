@@ -55,7 +55,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
         headers: With names in lower case.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
+    if milliseconds is not None and milliseconds >= 0:
         return _clamped(milliseconds / 1000.0)
     raw = headers.get("retry-after")
     if raw is None:
