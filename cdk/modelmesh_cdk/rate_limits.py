@@ -91,7 +91,8 @@ def _count(headers: Mapping[str, str], *names: str) -> int | None:
 
 
 def _number(text: str | None) -> float | None:
-    if text is None:
+    # float() takes more than providers write: underscores, and the digits of every script.
+    if text is None or "_" in text or not text.isascii():
         return None
     try:
         number = float(text)
