@@ -10,33 +10,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelmesh_cdk.testing import faults
     from modelmesh_cdk.testing.clock import FakeClock, FakeRandom, context
+    from modelmesh_cdk.testing.fault_server import FaultServer, refused_url
+    from modelmesh_cdk.testing.faults import RecordedRequest
     from modelmesh_cdk.testing.scripted import ScriptedProvider, answer, fail, hang, pieces
 
 _HOMES: dict[str, str] = {
     "FakeClock": "clock",
     "FakeRandom": "clock",
+    "FaultServer": "fault_server",
+    "RecordedRequest": "faults",
     "ScriptedProvider": "scripted",
     "answer": "scripted",
     "context": "clock",
     "fail": "scripted",
     "hang": "scripted",
     "pieces": "scripted",
+    "refused_url": "fault_server",
 }
 
 __all__ = [
     "FakeClock",
     "FakeRandom",
+    "FaultServer",
+    "RecordedRequest",
     "ScriptedProvider",
     "answer",
     "context",
     "fail",
+    "faults",
     "hang",
     "pieces",
+    "refused_url",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "faults":
+        return import_module("modelmesh_cdk.testing.faults")
     if name not in _HOMES:
         raise AttributeError(f"module 'modelmesh_cdk.testing' has no attribute {name!r}")
     value = getattr(import_module(f"modelmesh_cdk.testing.{_HOMES[name]}"), name)
