@@ -1,0 +1,200 @@
+"""``modelmesh serve``: the OpenAI-compatible HTTP server in front of a mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import SecretStr
+
+from modelmesh.config import MeshConfig, load_config
+from modelmesh.detection import Detection, detected_config
+from modelmesh.errors import ConfigurationError, ModelMeshError, NoProvidersError
+from modelmesh.mesh import ModelMesh
+from modelmesh.plugins import PluginHost
+from modelmesh.redaction import Redactor
+from modelmesh_plugins.server.settings import DRAIN_SECONDS, KEEP_ALIVE_SECONDS, MAX_BODY_BYTES, settings_of
+
+if TYPE_CHECKING:
+    from modelmesh_plugins.server.runner import ProxyServer
+
+SIMULATOR: Mapping[str, Any] = {
+    "providers": {"simulator": {"connector": "modelmesh.simulator.v1"}},
+    "models": {
+        "simulator-fast": {"provider": "simulator", "capabilities": ["chat-completion"]},
+        "simulator-large": {"provider": "simulator", "capabilities": ["chat-completion"]},
+        "simulator-embedding": {"provider": "simulator", "capabilities": ["text-embeddings"]},
+    },
+    "pools": {
+        "chat-completion": {"strategy": "stick-until-failure"},
+        "text-embeddings": {"strategy": "stick-until-failure"},
+    },
+}
+"""What is served when there is nothing else: no key, no network."""
+
+
+class CannotServeError(click.ClickException):
+    """The server cannot start as it was asked to; one line says why."""
+
+    exit_code = 2
+
+
+@click.command("serve")
+@click.argument("file", type=click.Path(), required=False, envvar="MODELMESH_CONFIG")
+@click.option("--host", help="Address to listen on; the configuration's, or 127.0.0.1, by default.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one. [default: 8080]")
+@click.option(
+    "--api-key-env",
+    "key_variables",
+    multiple=True,
+    metavar="NAME",
+    help="Environment variable that holds a key callers must send, or several with commas between; repeatable.",
+)
+@click.option(
+    "--keep-alive",
+    type=click.FloatRange(min=0),
+    default=KEEP_ALIVE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Silence in a stream after which a comment is sent; 0 for never.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(min=1),
+    default=MAX_BODY_BYTES,
+    show_default=True,
+    metavar="BYTES",
+    help="Size a request's body may have.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=DRAIN_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time that running requests get when the server is stopped.",
+)
+def command(
+    file: str | None,
+    host: str | None,
+    port: int | None,
+    key_variables: tuple[str, ...],
+    keep_alive: float,
+    max_body: int,
+    drain: float,
+) -> int:
+    """Serve an OpenAI-compatible API from a configuration FILE.
+
+    Without FILE (or MODELMESH_CONFIG) it serves the providers whose keys are in the environment, and without any of
+    those a simulator, so that a client can be tried against it at once. End it with Ctrl-C.
+    """
+    mesh = ModelMesh()
+    try:
+        config, notice = _configuration(file, mesh.plugins, os.environ)
+        loaded = load_config(config, connectors=mesh.plugins, environ=os.environ)
+        settings = settings_of(
+            loaded,
+            host=host,
+            port=port,
+            keys=_keys(key_variables, os.environ),
+            keep_alive=keep_alive,
+            max_body=max_body,
+            drain=drain,
+        )
+        from modelmesh_plugins.server.runner import ProxyServer, loop_factory
+
+        mesh.initialize(config)
+        server = ProxyServer(mesh, settings, secrets=loaded.known_secrets())
+        server.bind()
+    except ModelMeshError as error:
+        mesh.shutdown()
+        raise CannotServeError(_lines(error)) from None
+    except OSError as error:
+        mesh.shutdown()
+        raise CannotServeError(_why_not_bound(error, settings.host, settings.port)) from None
+    except ModuleNotFoundError as error:
+        mesh.shutdown()
+        raise CannotServeError(f"the server needs {error.name}; try: pip install 'modelmesh-router[server]'") from None
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(server, mesh, _greeting(server, mesh, notice, keys=len(settings.keys))))
+    return 0
+
+
+async def _serve(server: ProxyServer, mesh: ModelMesh, greeting: Sequence[str]) -> None:
+    loop = asyncio.get_running_loop()
+    asked = 0
+
+    def stop() -> None:
+        nonlocal asked
+        asked += 1
+        click.echo("stopping; once more to stop at once" if asked == 1 else "stopping at once", err=True)
+        server.request_stop(at_once=asked > 1)
+
+    def ready() -> None:
+        for line in greeting:
+            click.echo(line)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+    try:
+        await server.serve(ready=ready)
+    finally:
+        # Here, because connections to providers belong to this loop.
+        await mesh.ashutdown()
+
+
+def _configuration(file: str | None, plugins: PluginHost, environ: Mapping[str, str]) -> tuple[MeshConfig, str | None]:
+    """Return what to serve, and what to tell about it if nobody wrote it down."""
+    if file is not None:
+        return MeshConfig.from_file(file), None
+    try:
+        found, _ = detected_config(Detection(capabilities=("chat-completion",)), plugins, environ)
+    except NoProvidersError:
+        return (
+            MeshConfig.from_dict(SIMULATOR),
+            "no configuration and no provider key in the environment: answers come from the simulator",
+        )
+    return MeshConfig.from_dict(found), f"no configuration: providers by their keys: {', '.join(found['providers'])}"
+
+
+def _keys(variables: Sequence[str], environ: Mapping[str, str]) -> list[SecretStr]:
+    """Return the keys in environment variables.
+
+    Raises:
+        ConfigurationError: One holds none: whoever asks for keys must not get a server without.
+    """
+    keys: list[SecretStr] = []
+    for name in variables:
+        found = [key.strip() for key in environ.get(name, "").split(",") if key.strip()]
+        if not found:
+            raise ConfigurationError(f"--api-key-env {name}: the environment holds no key under this name")
+        keys += [SecretStr(key) for key in found]
+    return keys
+
+
+def _greeting(server: ProxyServer, mesh: ModelMesh, notice: str | None, *, keys: int) -> list[str]:
+    lines = [notice] if notice is not None else []
+    lines.append(f"serving on {server.url}/v1 (Ctrl-C ends it)")
+    lines.append(f"  models: {', '.join(mesh.list_pools())}")
+    lines.append(f"  keys:   {keys or 'none; only this machine can call'}")
+    return lines
+
+
+def _lines(error: ModelMeshError) -> str:
+    problems = error.problems if isinstance(error, ConfigurationError) else ()
+    return Redactor().text("\n".join(str(problem) for problem in problems) or error.message)
+
+
+def _why_not_bound(error: OSError, host: str, port: int) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"cannot listen on {host}: no such host; use an address of this machine, such as 127.0.0.1"
+    reason = (error.strerror or str(error)).lower()
+    return f"cannot listen on {host}:{port}: {reason}; choose another with --port, or --port 0 for any free one"
