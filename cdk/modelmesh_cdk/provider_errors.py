@@ -28,6 +28,10 @@ from modelmesh.redaction import Redactor
 from modelmesh_cdk.rate_limits import parse_go_duration, parse_retry_after
 
 MAX_MESSAGE = 300
+MAX_PARTS = 5
+"""Of a message that is a list; the first of them say what is wrong."""
+MAX_DEPTH = 3
+"""How deep a message may be nested."""
 
 _QUOTA_CODES = frozenset(
     {
@@ -94,9 +98,9 @@ def read_error_body(body: bytes | Mapping[str, Any]) -> ErrorBody:
         (str(error[name]) for name in ("code", "type", "status") if isinstance(error.get(name), str) and error[name]),
         "",
     )
-    message = error.get("message") or error.get("detail") or ""
+    message = _message(error)
     wait, zero, per_day = _google_details(error.get("details"))
-    return ErrorBody(_short(str(message)), code.lower(), wait, zero, per_day)
+    return ErrorBody(_short(message), code.lower(), wait, zero, per_day)
 
 
 def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Mapping[str, Any]) -> ProviderError:
@@ -182,6 +186,26 @@ def _google_details(details: object) -> tuple[float | None, bool, bool]:
                     per_day = per_day or "perday" in str(violation.get("quotaId", "")).lower()
                     zero = zero or str(violation.get("quotaValue", "")) == "0"
     return wait, zero, per_day
+
+
+def _message(error: object, depth: int = 0) -> str:
+    """Return the message of an error, in a line.
+
+    Validators (FastAPI's, so vLLM's and Mistral's) answer with lists that repeat the input, which may be a prompt:
+    of structures only the fields known to speak of the error are taken.
+    """
+    if isinstance(error, str):
+        return error
+    if isinstance(error, list) and depth < MAX_DEPTH:
+        return "; ".join(filter(None, (_message(each, depth + 1) for each in error[:MAX_PARTS])))
+    if not isinstance(error, Mapping) or depth >= MAX_DEPTH:
+        return ""
+    for name in ("message", "detail", "msg"):
+        text = _message(error.get(name), depth + 1)
+        if text:
+            place = error.get("loc")
+            return f"{'.'.join(map(str, place))}: {text}" if isinstance(place, list) else text
+    return ""
 
 
 def _plain_text(body: bytes) -> str:
