@@ -28,6 +28,7 @@ from modelmesh.redaction import Redactor
 from modelmesh_cdk.rate_limits import parse_go_duration, parse_retry_after
 
 MAX_MESSAGE = 300
+MAX_CODE = 64
 MAX_PARTS = 5
 """Of a message that is a list; the first of them say what is wrong."""
 MAX_DEPTH = 3
@@ -100,7 +101,7 @@ def read_error_body(body: bytes | Mapping[str, Any]) -> ErrorBody:
     )
     message = _message(error)
     wait, zero, per_day = _google_details(error.get("details"))
-    return ErrorBody(_short(message), code.lower(), wait, zero, per_day)
+    return ErrorBody(_short(message), _short(code, MAX_CODE).lower(), wait, zero, per_day)
 
 
 def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Mapping[str, Any]) -> ProviderError:
@@ -214,6 +215,6 @@ def _plain_text(body: bytes) -> str:
     return "(an HTML page)" if text[:1] == "<" else _short(text)
 
 
-def _short(text: str) -> str:
+def _short(text: str, length: int = MAX_MESSAGE) -> str:
     line = " ".join(Redactor().text(text).split())
-    return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}…"
+    return line if len(line) <= length else f"{line[:length]}…"
