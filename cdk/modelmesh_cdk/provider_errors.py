@@ -25,7 +25,7 @@ from modelmesh.errors import (
     UnsupportedRequestError,
 )
 from modelmesh.redaction import Redactor
-from modelmesh_cdk.rate_limits import parse_go_duration, parse_retry_after
+from modelmesh_cdk.rate_limits import clamped, parse_go_duration, parse_retry_after
 
 MAX_MESSAGE = 300
 MAX_CODE = 64
@@ -179,7 +179,8 @@ def _google_details(details: object) -> tuple[float | None, bool, bool]:
             continue
         kind = str(detail.get("@type", ""))
         if kind.endswith("RetryInfo"):
-            wait = parse_go_duration(str(detail.get("retryDelay", "")))
+            asked = parse_go_duration(str(detail.get("retryDelay", "")))
+            wait = None if asked is None else clamped(asked)
         elif kind.endswith("QuotaFailure"):
             violations = detail.get("violations")
             for violation in violations if isinstance(violations, list) else ():
