@@ -17,6 +17,7 @@ from modelmesh.errors import (
     ContentFilterError,
     ContextLengthError,
     InvalidRequestError,
+    MalformedResponseError,
     ProviderError,
     ProviderServerError,
     ProviderTimeoutError,
@@ -108,7 +109,7 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
     """Return the error that an HTTP answer means.
 
     Args:
-        status: 4xx or 5xx, or what an error inside a 200 claims to be.
+        status: 3xx, 4xx or 5xx, or what an error inside a 200 claims to be.
         headers: With names in lower case.
         body: As it came, or parsed.
     """
@@ -120,6 +121,9 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
     facts: dict[str, Any] = {"status_code": status, "code": said.code or None, "retry_after": wait}
     if said.code in _QUOTA_CODES or (status == 429 and (said.quota_is_zero or said.per_day)):
         return QuotaExhaustedError(text, scope="provider" if said.code in _QUOTA_CODES else "model", **facts)
+    if status < 400:
+        # Followed, it would take the key to wherever it points.
+        return MalformedResponseError(f"HTTP {status}: a redirect is not followed; check base_url", **facts)
     if status == 402:
         return QuotaExhaustedError(text, scope="provider", **facts)
     if status in (401, 403):
