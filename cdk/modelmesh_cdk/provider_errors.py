@@ -72,6 +72,7 @@ class ErrorBody:
         retry_after: Seconds from Google's ``RetryInfo``, or None.
         quota_is_zero: Whether the quota for this tier is 0, so that waiting is useless.
         per_day: Whether a quota per day was hit rather than one per minute.
+        is_flagged: Whether a gateway's moderation refused the input (OpenRouter says so in ``error.metadata``).
     """
 
     message: str = ""
@@ -79,6 +80,7 @@ class ErrorBody:
     retry_after: float | None = None
     quota_is_zero: bool = False
     per_day: bool = False
+    is_flagged: bool = False
 
 
 def read_error_body(body: bytes | Mapping[str, Any]) -> ErrorBody:
@@ -102,7 +104,7 @@ def read_error_body(body: bytes | Mapping[str, Any]) -> ErrorBody:
     )
     message = _message(error)
     wait, zero, per_day = _google_details(error.get("details"))
-    return ErrorBody(_short(message), _short(code, MAX_CODE).lower(), wait, zero, per_day)
+    return ErrorBody(_short(message), _short(code, MAX_CODE).lower(), wait, zero, per_day, _is_flagged(error))
 
 
 def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Mapping[str, Any]) -> ProviderError:
@@ -126,7 +128,9 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
         return MalformedResponseError(f"HTTP {status}: a redirect is not followed; check base_url", **facts)
     if status == 402:
         return QuotaExhaustedError(text, scope="provider", **facts)
-    if status in (401, 403):
+    if said.code in _FILTER_CODES or said.is_flagged:
+        return ContentFilterError(text, **facts)
+    if status == 401 or (status == 403 and said.code not in _UNSUPPORTED_CODES):
         return AuthenticationError(text, **facts)
     if status == 429:
         return RateLimitError(text, **facts)
@@ -141,8 +145,6 @@ def _client_error(status: int, said: ErrorBody, text: str, facts: dict[str, Any]
     message = said.message.lower()
     if said.code in _CONTEXT_CODES or any(words in message for words in _CONTEXT_WORDS):
         return ContextLengthError(text, **facts)
-    if said.code in _FILTER_CODES:
-        return ContentFilterError(text, **facts)
     if said.code in _UNSUPPORTED_CODES or (
         status in (400, 422) and any(words in message for words in _UNSUPPORTED_WORDS)
     ):
@@ -192,6 +194,11 @@ def _google_details(details: object) -> tuple[float | None, bool, bool]:
                     per_day = per_day or "perday" in str(violation.get("quotaId", "")).lower()
                     zero = zero or str(violation.get("quotaValue", "")) == "0"
     return wait, zero, per_day
+
+
+def _is_flagged(error: Mapping[str, Any]) -> bool:
+    metadata = error.get("metadata")
+    return isinstance(metadata, Mapping) and "flagged_input" in metadata
 
 
 def _message(error: object, depth: int = 0) -> str:
