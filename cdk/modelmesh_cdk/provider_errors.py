@@ -58,6 +58,9 @@ _UNSUPPORTED_CODES = frozenset(
         "image_not_supported",
     }
 )
+# Google and xAI answer a wrong key with 400.
+_KEY_CODES = frozenset({"invalid_api_key", "authentication_error"})
+_KEY_WORDS = ("api key not valid", "api key expired", "incorrect api key", "invalid api key")
 _CONTEXT_WORDS = ("maximum context length", "context window", "too many tokens", "prompt is too long")
 _UNSUPPORTED_WORDS = ("does not support", "is not supported", "not supported by", "unsupported")
 
@@ -143,6 +146,8 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
 
 def _client_error(status: int, said: ErrorBody, text: str, facts: dict[str, Any]) -> ProviderError:
     message = said.message.lower()
+    if said.code in _KEY_CODES or (status == 400 and any(words in message for words in _KEY_WORDS)):
+        return AuthenticationError(text, **facts)
     if said.code in _CONTEXT_CODES or any(words in message for words in _CONTEXT_WORDS):
         return ContextLengthError(text, **facts)
     if said.code in _UNSUPPORTED_CODES or (
