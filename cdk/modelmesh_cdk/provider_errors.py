@@ -124,8 +124,11 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
         wait = said.retry_after
     text = f"HTTP {status}" + (f" {said.code}" if said.code else "") + (f": {said.message}" if said.message else "")
     facts: dict[str, Any] = {"status_code": status, "code": said.code or None, "retry_after": wait}
-    if said.code in _QUOTA_CODES or (status == 429 and (said.quota_is_zero or said.per_day)):
-        return QuotaExhaustedError(text, scope="provider" if said.code in _QUOTA_CODES else "model", **facts)
+    # Anthropic answers an empty account with 400 and no code of its own.
+    if said.code in _QUOTA_CODES or (status == 400 and "credit balance is too low" in said.message.lower()):
+        return QuotaExhaustedError(text, scope="provider", **facts)
+    if status == 429 and (said.quota_is_zero or said.per_day):
+        return QuotaExhaustedError(text, scope="model", **facts)
     if status < 400:
         # Followed, it would take the key to wherever it points.
         return MalformedResponseError(f"HTTP {status}: a redirect is not followed; check base_url", **facts)
