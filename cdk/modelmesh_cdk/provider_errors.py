@@ -132,6 +132,9 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
     if status < 400:
         # Followed, it would take the key to wherever it points.
         return MalformedResponseError(f"HTTP {status}: a redirect is not followed; check base_url", **facts)
+    if status == 402 and wait is not None:
+        # OpenRouter: the credit is there, but held by requests in flight.
+        return RateLimitError(text, **facts)
     if status == 402:
         return QuotaExhaustedError(text, scope="provider", **facts)
     if said.code in _FILTER_CODES or said.is_flagged:
