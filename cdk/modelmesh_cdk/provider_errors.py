@@ -8,6 +8,7 @@ and ``error.details``).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ from modelmesh.errors import (
 )
 from modelmesh.redaction import Redactor
 from modelmesh_cdk.rate_limits import clamped, parse_go_duration, parse_retry_after
+
+# Google leaves a quota of 0 out of the details, as protocol buffers do with zeros, and names it in the message.
+_LIMIT_OF_ZERO = re.compile(r"\blimit: 0(?![\d.])")
 
 MAX_MESSAGE = 300
 MAX_CODE = 64
@@ -107,6 +111,7 @@ def read_error_body(body: bytes | Mapping[str, Any]) -> ErrorBody:
     )
     message = _message(error)
     wait, zero, per_day = _google_details(error.get("details"))
+    zero = zero or _LIMIT_OF_ZERO.search(message) is not None
     return ErrorBody(_short(message), _short(code, MAX_CODE).lower(), wait, zero, per_day, _is_flagged(error))
 
 
@@ -198,6 +203,10 @@ def _google_details(details: object) -> tuple[float | None, bool, bool]:
         if kind.endswith("RetryInfo"):
             asked = parse_go_duration(str(detail.get("retryDelay", "")))
             wait = None if asked is None else clamped(asked)
+        elif kind.endswith("ErrorInfo"):
+            metadata = detail.get("metadata")
+            if isinstance(metadata, Mapping):
+                per_day = per_day or "perday" in str(metadata.get("quota_limit", "")).lower()
         elif kind.endswith("QuotaFailure"):
             violations = detail.get("violations")
             for violation in violations if isinstance(violations, list) else ():
