@@ -56,6 +56,7 @@ _UNSUPPORTED_CODES = frozenset(
         "unsupported_parameter",
         "unsupported_value",
         "unsupported_feature",
+        "deploymentnotfound",
         "model_not_found",
         "unknown_model",
         "tools_not_supported",
@@ -66,6 +67,7 @@ _UNSUPPORTED_CODES = frozenset(
 _KEY_CODES = frozenset({"invalid_api_key", "authentication_error"})
 _KEY_WORDS = ("api key not valid", "api key expired", "incorrect api key", "invalid api key")
 _CONTEXT_WORDS = ("maximum context length", "context window", "too many tokens", "prompt is too long")
+_MODEL_WORDS = ("model", "deployment", "no endpoints found")
 _UNSUPPORTED_WORDS = ("does not support", "is not supported", "not supported by", "unsupported")
 
 
@@ -165,7 +167,7 @@ def _client_error(status: int, said: ErrorBody, text: str, facts: dict[str, Any]
         status in (400, 422) and any(words in message for words in _UNSUPPORTED_WORDS)
     ):
         return UnsupportedRequestError(text, **facts)
-    if status == 404 and "model" in message:
+    if status == 404 and any(word in message for word in _MODEL_WORDS):
         return UnsupportedRequestError(text, **facts)
     return InvalidRequestError(text, **facts)
 
