@@ -161,7 +161,9 @@ def _client_error(status: int, said: ErrorBody, text: str, facts: dict[str, Any]
     message = said.message.lower()
     if said.code in _KEY_CODES or (status == 400 and any(words in message for words in _KEY_WORDS)):
         return AuthenticationError(text, **facts)
-    if said.code in _CONTEXT_CODES or any(words in message for words in _CONTEXT_WORDS):
+    # Groq: more tokens in one request than this model may take in a minute.
+    too_large = status == 413 and said.code == "rate_limit_exceeded"
+    if too_large or said.code in _CONTEXT_CODES or any(words in message for words in _CONTEXT_WORDS):
         return ContextLengthError(text, **facts)
     if said.code in _UNSUPPORTED_CODES or (
         status in (400, 422) and any(words in message for words in _UNSUPPORTED_WORDS)
