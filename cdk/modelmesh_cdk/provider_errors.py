@@ -179,17 +179,25 @@ def error_in_band(error: object, headers: Mapping[str, str]) -> ProviderError:
     fields = error if isinstance(error, Mapping) else {"message": str(error)}
     said = read_error_body({"error": fields})
     raw = fields.get("code", fields.get("status"))
+    if isinstance(raw, str) and raw.isdecimal() and len(raw) == 3:
+        raw = int(raw)
     status = raw if isinstance(raw, int) and 400 <= raw < 600 else _status_of(said.code)
     return error_from_status(status, headers, {"error": dict(fields)})
 
 
 def _status_of(code: str) -> int:
     """Guess the status an error would have had, from its code."""
-    if "rate" in code and "limit" in code:
+    if ("rate" in code and "limit" in code) or code in _QUOTA_CODES:
         return 429
-    if code in _QUOTA_CODES:
+    if "throttl" in code or code in ("too_many_requests", "resource_exhausted"):
         return 429
+    if "not_found" in code and code not in _UNSUPPORTED_CODES:
+        return 404
+    if "timeout" in code or code == "deadline_exceeded":
+        return 504
     if "auth" in code or "permission" in code:
+        return 401
+    if code in _KEY_CODES:
         return 401
     if code.startswith("invalid") or code in _CONTEXT_CODES | _FILTER_CODES | _UNSUPPORTED_CODES:
         return 400
