@@ -102,7 +102,7 @@ def read_error_body(body: bytes | Mapping[str, Any]) -> ErrorBody:
             return ErrorBody(message=_plain_text(body))
     if isinstance(data, list):
         data = data[0] if data else {}
-    error = data.get("error", data) if isinstance(data, Mapping) else data
+    error = (data.get("error") or data) if isinstance(data, Mapping) else data
     if isinstance(error, str):
         return ErrorBody(message=_short(error))
     if not isinstance(error, Mapping):
