@@ -129,6 +129,15 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
     wait = parse_retry_after(headers)
     if wait is None:
         wait = said.retry_after
+    error = _meaning(status, said, wait)
+    # OpenAI and Anthropic say it outright where the status would mislead.
+    told = headers.get("x-should-retry", "").lower()
+    if told in ("true", "false"):
+        error.retryable = told == "true"
+    return error
+
+
+def _meaning(status: int, said: ErrorBody, wait: float | None) -> ProviderError:
     text = f"HTTP {status}" + (f" {said.code}" if said.code else "") + (f": {said.message}" if said.message else "")
     facts: dict[str, Any] = {"status_code": status, "code": said.code or None, "retry_after": wait}
     # Anthropic answers an empty account with 400 and no code of its own.
