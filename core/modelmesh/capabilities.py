@@ -7,6 +7,7 @@ path. Names that older documents use are accepted as synonyms.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -186,13 +187,13 @@ class CapabilityTree:
 
         Args:
             parent: Path it goes under; empty for a new category. A leaf that gets a child is a leaf no more.
-            name: Lower-case letters, digits and hyphens.
+            name: Lower-case ASCII letters, digits and hyphens.
 
         Raises:
             KeyError: The parent does not exist.
             ValueError: The name has other characters.
         """
-        if not name or not all(letter.islower() or letter.isdigit() or letter == "-" for letter in name):
+        if re.fullmatch(r"[a-z0-9-]+", name) is None:
             raise ValueError(f"capability name {name!r} must be lower-case letters, digits and hyphens")
         path = f"{parent}.{name}" if parent else name
         if path in self._nodes:
