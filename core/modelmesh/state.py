@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from typing import Any
 
 from modelmesh._engine.system import SystemClock
@@ -193,7 +194,7 @@ class ModelState:
             A restored ModelState instance.
 
         Raises:
-            ValueError: A value has the wrong type; names the field.
+            ValueError: A value has the wrong type or is not finite; names the field.
         """
         return cls(**_checked(cls, data))
 
@@ -299,7 +300,7 @@ class ProviderState:
             A restored ProviderState instance.
 
         Raises:
-            ValueError: A value has the wrong type; names the field.
+            ValueError: A value has the wrong type or is not finite; names the field.
         """
         return cls(**_checked(cls, data))
 
@@ -338,6 +339,11 @@ def _checked(cls: type[ModelState | ProviderState], data: Mapping[str, Any]) -> 
         if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
             names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in expected)
             raise ValueError(f"{cls.__name__}.{each.name} must be {names}, not {type(value).__name__}")
+        items = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and any(type(item) not in _NUMBER for item in items):
+            raise ValueError(f"{cls.__name__}.{each.name} must hold numbers only")
+        if any(isinstance(item, float) and not isfinite(item) for item in items):
+            raise ValueError(f"{cls.__name__}.{each.name} must be finite")
         kept[each.name] = _copied(value)
     return kept
 
