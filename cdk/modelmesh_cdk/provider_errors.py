@@ -47,6 +47,7 @@ _QUOTA_CODES = frozenset(
         "enforced_spend_limit_reached",
         "quota_exceeded",
         "billing_not_active",
+        "billing_error",
     }
 )
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length", "request_too_large"})
@@ -185,13 +186,19 @@ def _client_error(status: int, said: ErrorBody, text: str, facts: dict[str, Any]
 
 def error_in_band(error: object, headers: Mapping[str, str]) -> ProviderError:
     """Return the error that an ``error`` object inside a successful answer means (OpenRouter and gateways do this)."""
-    fields = error if isinstance(error, Mapping) else {"message": str(error)}
+    fields = error if isinstance(error, Mapping) else {"message": error}
     said = read_error_body({"error": fields})
-    raw = fields.get("code", fields.get("status"))
-    if isinstance(raw, str) and raw.isdecimal() and len(raw) == 3:
-        raw = int(raw)
-    status = raw if isinstance(raw, int) and 400 <= raw < 600 else _status_of(said.code)
-    return error_from_status(status, headers, {"error": dict(fields)})
+    status = _status_in(fields) or _status_of(said.code)
+    return error_from_status(status, headers, {"error": fields})
+
+
+def _status_in(fields: Mapping[str, Any]) -> int | None:
+    """Return the HTTP status that an error gives as its code, or None."""
+    for name in ("code", "status"):
+        raw = str(fields.get(name))
+        if len(raw) == 3 and raw.isascii() and raw.isdecimal() and raw[0] in "45":
+            return int(raw)
+    return None
 
 
 def _status_of(code: str) -> int:
