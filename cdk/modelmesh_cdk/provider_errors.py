@@ -36,7 +36,7 @@ MAX_MESSAGE = 300
 MAX_CODE = 64
 MAX_PARTS = 5
 """Of a message that is a list; the first of them say what is wrong."""
-MAX_DEPTH = 3
+MAX_DEPTH = 5
 """How deep a message may be nested."""
 
 _QUOTA_CODES = frozenset(
