@@ -116,7 +116,9 @@ class _Placed:
 
     def __init__(self, candidates: Sequence[Candidate], pool_order: Sequence[str]) -> None:
         self._candidates = list(candidates)
-        self._order = {name: place for place, name in enumerate(pool_order)}
+        # Candidates that the order does not name, a stage's own say, stand behind those it does.
+        names = dict.fromkeys([*pool_order, *(each.model_id for each in candidates)])
+        self._order = {name: place for place, name in enumerate(names)}
 
     def __len__(self) -> int:
         return len(self._candidates)
