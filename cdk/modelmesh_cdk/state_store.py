@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast
+from unicodedata import category
 
 from pydantic import BaseModel, ConfigDict
 
@@ -89,8 +90,9 @@ def check_key(key: str) -> str:
     """Return a key that any store can hold.
 
     Raises:
-        StateStoreError: It is empty, too long, or has control characters.
+        StateStoreError: It is empty, too long, or has control characters or halves of surrogate pairs, which no
+            encoding can write.
     """
-    if not key or len(key) > MAX_KEY_LENGTH or any(ord(letter) < 32 or ord(letter) == 127 for letter in key):
+    if not key or len(key) > MAX_KEY_LENGTH or any(category(letter) in ("Cc", "Cs") for letter in key):
         raise StateStoreError(f"a state key is 1 to {MAX_KEY_LENGTH} printable characters")
     return key
