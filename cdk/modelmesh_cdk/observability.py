@@ -31,6 +31,7 @@ EVENT_GROUPS: Mapping[str, frozenset[str]] = {
 }
 """Words that stand for several events in a filter."""
 
+_SCOPES = ("model", "provider", "pool")
 _SEVERITIES = [severity.value for severity in Severity]
 
 
@@ -43,7 +44,7 @@ class BaseObservabilityConfig(BaseModel):
     log_level: LogLevel = Field(default=LogLevel.FULL, description="Detail of request records.")
     min_severity: Severity = Field(default=Severity.DEBUG, description="Traces below it are dropped.")
     redact_secrets: bool = Field(default=True, description="Take anything that looks like a credential out of lines.")
-    scopes: list[str] = Field(default=["model", "provider", "pool"], description="Scopes of statistics to write.")
+    scopes: list[str] = Field(default=list(_SCOPES), description="Scopes of statistics to write.")
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseObservabilityConfig)
@@ -95,8 +96,9 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     def flush(self, stats: dict[str, AggregateStats]) -> None:
         """Write statistics, a line a scope."""
         for scope_id, figures in stats.items():
-            scope, colon, _ = scope_id.partition(":")
-            if not colon or scope in self.config.scopes:
+            # A bare ID may hold a colon of its own (llama3:8b); only the name of a scope before it is a prefix.
+            scope, _, name = scope_id.partition(":")
+            if not name or scope not in _SCOPES or scope in self.config.scopes:
                 self._send(self._format_stats(scope_id, figures))
 
     def trace(self, entry: TraceEntry) -> None:
