@@ -194,11 +194,23 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     # --- inside ---------------------------------------------------------------------
 
     def _json(self, kind: str, record: Mapping[str, Any]) -> str:
-        clean = self._redactor.mapping(record) if self.config.redact_secrets else record
-        return json.dumps({"type": kind, **clean}, ensure_ascii=False, default=str)
+        if not self.config.redact_secrets:
+            return json.dumps({"type": kind, **record}, ensure_ascii=False, default=str)
+        return _CleanLine(json.dumps({"type": kind, **self._redactor.mapping(record)}, ensure_ascii=False))
 
     def _send(self, line: str) -> None:
-        self._write(self._redact(line) if self.config.redact_secrets else line)
+        if self.config.redact_secrets and not isinstance(line, _CleanLine):
+            line = self._redact(line)
+        self._write(str(line))
+
+
+class _CleanLine(str):
+    """A JSON line whose values were redacted one by one; taken for plain text, quotes could go with a secret."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self[:]
 
 
 def _events(names: list[str]) -> frozenset[EventType] | None:
