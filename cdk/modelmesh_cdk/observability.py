@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from modelmesh.errors import unknown_name
 from modelmesh.hookspecs import hookimpl
 from modelmesh.interfaces.observability import (
     AggregateStats,
@@ -45,6 +46,16 @@ class BaseObservabilityConfig(BaseModel):
     min_severity: Severity = Field(default=Severity.DEBUG, description="Traces below it are dropped.")
     redact_secrets: bool = Field(default=True, description="Take anything that looks like a credential out of lines.")
     scopes: list[str] = Field(default=list(_SCOPES), description="Scopes of statistics to write.")
+
+    @field_validator("event_filter")
+    @classmethod
+    def _are_events(cls, names: list[str]) -> list[str]:
+        return _known("event", names, [*EVENT_GROUPS, *(event.value for event in EventType)])
+
+    @field_validator("scopes")
+    @classmethod
+    def _are_scopes(cls, names: list[str]) -> list[str]:
+        return _known("scope", names, _SCOPES)
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseObservabilityConfig)
@@ -219,6 +230,13 @@ def _events(names: list[str]) -> frozenset[EventType] | None:
         return None
     values = {value for name in names for value in EVENT_GROUPS.get(name, frozenset({name}))}
     return frozenset(EventType(value) for value in values)
+
+
+def _known(kind: str, names: list[str], known: Sequence[str]) -> list[str]:
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown_name(kind, name, known))
+    return names
 
 
 def _iso(moment: datetime) -> str:
