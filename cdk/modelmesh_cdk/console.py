@@ -58,7 +58,7 @@ class ConsoleObservability(BaseObservability[ConsoleConfig]):
             if value
         )
         facts = event.metadata if self.config.verbose else _main_facts(event.metadata)
-        return self._line(event.timestamp, "event", event.event_type.value, f"{where}{_shown(facts)}")
+        return self._line(event.timestamp, "event", event.event_type.value, f"{where}{self._shown(facts)}")
 
     def _format_log(self, entry: RequestLogEntry) -> str:
         colour = "ok" if entry.error is None else "error"
@@ -83,8 +83,13 @@ class ConsoleObservability(BaseObservability[ConsoleConfig]):
         if entry.error:
             text += f" ({entry.error})"
         if self.config.verbose or entry.severity is Severity.DEBUG:
-            text += _shown(entry.metadata)
+            text += self._shown(entry.metadata)
         return self._line(entry.timestamp, entry.severity.value, entry.severity.value, text)
+
+    def _shown(self, facts: dict[str, Any]) -> str:
+        # A line no longer tells where a value ends, so what stands under a secret's name goes before it is made one.
+        clean = self._redactor.mapping(facts) if self.config.redact_secrets else facts
+        return "".join(f" {name}={value}" for name, value in clean.items())
 
     def _line(self, moment: datetime, colour: str, label: str, text: str) -> str:
         # A message with a line break would look like two records.
@@ -104,7 +109,3 @@ class ConsoleObservability(BaseObservability[ConsoleConfig]):
 def _main_facts(metadata: dict[str, Any]) -> dict[str, Any]:
     names = ("reason", "trigger", "cause", "from_model", "cooldown")
     return {name: metadata[name] for name in names if metadata.get(name) is not None}
-
-
-def _shown(facts: dict[str, Any]) -> str:
-    return "".join(f" {name}={value}" for name, value in facts.items())
