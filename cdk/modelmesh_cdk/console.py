@@ -14,6 +14,8 @@ from modelmesh_cdk.observability import BaseObservability, BaseObservabilityConf
 
 _COLOURS = {"debug": "2", "info": "36", "warning": "33", "error": "31", "critical": "1;31", "event": "35", "ok": "32"}
 
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " ")
+
 
 class ConsoleConfig(BaseObservabilityConfig):
     """Settings of the console connector."""
@@ -92,8 +94,8 @@ class ConsoleObservability(BaseObservability[ConsoleConfig]):
         return "".join(f" {name}={value}" for name, value in clean.items())
 
     def _line(self, moment: datetime, colour: str, label: str, text: str) -> str:
-        # A message with a line break would look like two records.
-        text = text.replace("\r", " ").replace("\n", " ")
+        # A line break would make two records of one; an escape sequence in a provider's message would run the terminal.
+        text = text.translate(_CONTROLS)
         shown = f"\x1b[{_COLOURS[colour]}m{label}\x1b[0m" if self._colour else label
         return " ".join(part for part in (self._time(moment), self.config.prefix, shown, text) if part)
 
