@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,23 +22,21 @@ def connector(path: Path) -> AcmeJsonLines:
 def test_each_record_is_one_line_of_json(tmp_path: Path) -> None:
     """Lines can be read while the connector is still open, and say what they are."""
     file = tmp_path / "logs" / "events.jsonl"
-    acme = connector(file)
 
-    acme.emit(RoutingEvent(EventType.MODEL_ROTATED, NOON, model_id="a", metadata={"text": "two\nlines"}))
-    acme.trace(TraceEntry(Severity.INFO, NOON, "router", "ready"))
+    with closing(connector(file)) as acme:
+        acme.emit(RoutingEvent(EventType.MODEL_ROTATED, NOON, model_id="a", metadata={"text": "two\nlines"}))
+        acme.trace(TraceEntry(Severity.INFO, NOON, "router", "ready"))
+        first, second = map(json.loads, file.read_text().splitlines())
 
-    first, second = map(json.loads, file.read_text().splitlines())
     assert (first["type"], first["event_type"], first["model_id"]) == ("event", "model_rotated", "a")
     assert (second["type"], second["message"]) == ("trace", "ready")
-    acme.close()
 
 
 def test_lines_are_added_to_what_is_there(tmp_path: Path) -> None:
     """A second run goes on where the first ended."""
     for _ in range(2):
-        acme = connector(tmp_path / "events.jsonl")
-        acme.trace(TraceEntry(Severity.INFO, NOON, "router", "ready"))
-        acme.close()
+        with closing(connector(tmp_path / "events.jsonl")) as acme:
+            acme.trace(TraceEntry(Severity.INFO, NOON, "router", "ready"))
 
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 2
 
@@ -51,9 +50,7 @@ def test_without_a_record_there_is_no_file(tmp_path: Path) -> None:
 
 def test_a_credential_is_not_written(tmp_path: Path) -> None:
     """Redaction is the base class's, and on by default."""
-    acme = connector(tmp_path / "events.jsonl")
-
-    acme.trace(TraceEntry(Severity.INFO, NOON, "router", "Bearer canary-4711-abcdef"))
-    acme.close()
+    with closing(connector(tmp_path / "events.jsonl")) as acme:
+        acme.trace(TraceEntry(Severity.INFO, NOON, "router", "Bearer canary-4711-abcdef"))
 
     assert "canary-4711" not in (tmp_path / "events.jsonl").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -213,3 +215,32 @@ def test_the_key_shows_nowhere(acme: AcmeProvider, api: Any, hello: ProviderRequ
         AcmeConfig.model_validate({"api_kee": "acme-canary"})
 
     assert "acme-canary" not in f"{acme!r} {acme.config!r} {caught.value!r} {misspelt.value}"
+
+
+class Endless(httpx.AsyncByteStream):
+    """A body that never ends, and knows whether it was closed."""
+
+    closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b'{"says": "on and '
+            yield b'on "}\n'
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def test_closing_a_stream_hangs_up(acme: AcmeProvider, api: Any, hello: ProviderRequest) -> None:
+    """Who has heard enough closes the generator, and with it the connection to Acme."""
+    body = Endless()
+    api.answer = lambda _: httpx.Response(200, stream=body)
+
+    async def first() -> ProviderChunk:
+        async with aclosing(acme.stream(hello)) as chunks:
+            return await anext(chunks)
+
+    chunk = asyncio.run(first())
+
+    assert chunk.text == "on and on "
+    assert body.closed
