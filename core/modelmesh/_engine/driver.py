@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.attempt import Pause, Steps, attempts
 from modelmesh._engine.call import Call
+from modelmesh._engine.deadlines import Deadlines
 from modelmesh._engine.pool import Member
 from modelmesh._engine.recorder import Recorder
 from modelmesh._engine.streaming import StreamProgress
@@ -31,6 +32,7 @@ class Driver:
     def __init__(self, recorder: Recorder, plugins: PluginHost) -> None:
         self._recorder = recorder
         self._plugins = plugins
+        self._deadlines = Deadlines()
 
     # --- whole answers ------------------------------------------------------
 
@@ -73,7 +75,7 @@ class Driver:
         started = clock.monotonic()
         error: ProviderError
         try:
-            async with asyncio.timeout(limit) as timer:
+            with self._deadlines.within(limit) as timer:
                 response = await model.provider.connector.complete(request)
         except asyncio.CancelledError:
             if not _is_being_cancelled():
@@ -85,7 +87,7 @@ class Driver:
                 )
                 raise
         except Exception as raised:
-            if isinstance(raised, TimeoutError) and timer.expired():
+            if isinstance(raised, TimeoutError) and timer.expired:
                 error = ProviderTimeoutError(
                     f"no answer from {member.model_id} in {limit:g} s", timeout_seconds=limit, clock="total"
                 )
@@ -180,12 +182,12 @@ class Driver:
             while True:
                 limit, which = progress.limit(clock.monotonic())
                 try:
-                    async with asyncio.timeout(limit) as timer:
+                    with self._deadlines.within(limit) as timer:
                         chunk = await anext(upstream)
                 except StopAsyncIteration:
                     break
                 except TimeoutError as raised:
-                    if not timer.expired():
+                    if not timer.expired:
                         progress.error = model.provider.understand(raised, model)
                     else:
                         progress.error = progress.timed_out(which)
