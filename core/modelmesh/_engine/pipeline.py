@@ -63,6 +63,7 @@ class PipelineContext:
 
     __slots__ = (
         "_explicit",
+        "_view",
         "active",
         "delivered",
         "metadata",
@@ -89,6 +90,7 @@ class PipelineContext:
         self.selection_request: SelectionRequest | None = None
         self.metadata: dict[str, Any] = {}
         self._explicit: Sequence[Member] | None = None
+        self._view: Sequence[Member] | None = None
 
     @property
     def capability(self) -> str:
@@ -110,22 +112,25 @@ class PipelineContext:
         """Who is left, in pool order."""
         if self._explicit is not None:
             return self._explicit
-        if self.pool is None or self.resolution is None:
-            return ()
-        return self.pool.candidates(
-            node=self.resolution.node,
-            only=self.resolution.only,
-            mode=self.request.delivery_mode if self.delivered else None,
-            provider=self.provider,
-            active=self.active,
-        )
+        if self._view is None:
+            if self.pool is None or self.resolution is None:
+                return ()
+            self._view = self.pool.candidates(
+                node=self.resolution.node,
+                only=self.resolution.only,
+                mode=self.request.delivery_mode if self.delivered else None,
+                provider=self.provider,
+                active=self.active,
+            )
+        return self._view
 
     @candidates.setter
     def candidates(self, members: Sequence[Member]) -> None:
         self._explicit = members
 
     def narrow(self, keep: Callable[[Member], bool]) -> None:
-        """Filter the candidates, if a stage has set them itself; otherwise the pool's index does."""
+        """Filter the candidates, if a stage has set them itself; otherwise the pool's index does, by the flags."""
+        self._view = None
         if self._explicit is not None:
             self._explicit = [member for member in self._explicit if keep(member)]
 
@@ -136,6 +141,7 @@ class PipelineContext:
         self.selection = None
         self.selected = None
         self._explicit = None
+        self._view = None
 
 
 class PipelineResult:
@@ -250,6 +256,7 @@ class SelectPool(PipelineStage):
         pool = context.resolution.pools[context.pool_index]
         pool.sweep(self._clock.monotonic())
         context.pool = pool
+        context.narrow(lambda member: member.pool is pool)
         return context
 
 
