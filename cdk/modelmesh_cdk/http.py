@@ -8,10 +8,11 @@ and proxies are those of the transport that is passed in. With the ``fast`` extr
 from __future__ import annotations
 
 import asyncio
-import weakref
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import httpx
@@ -56,6 +57,7 @@ class HttpStream:
     headers: dict[str, str]
     _response: httpx.Response
     _limit: int
+    _ends_at: float | None = None
     _read_whole: bool = False
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -77,9 +79,11 @@ class HttpStream:
 
     def _parts(self) -> AsyncIterator[bytes]:
         if "content-encoding" in self.headers:
-            return self._response.aiter_bytes()
-        # Nothing to decompress: what httpx does around each chunk would cost more than the chunk itself.
-        return aiter(cast("httpx.AsyncByteStream", self._response.stream))
+            parts: AsyncIterator[bytes] = self._response.aiter_bytes()
+        else:
+            # Nothing to decompress: what httpx does around each chunk would cost more than the chunk itself.
+            parts = aiter(cast("httpx.AsyncByteStream", self._response.stream))
+        return parts if self._ends_at is None else _until(self._ends_at, parts)
 
     async def read(self) -> bytes:
         """Return the whole body.
@@ -128,9 +132,7 @@ class Http:
     ) -> None:
         self._given = transport
         self._max_body_bytes = max_body_bytes
-        self._transports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._transports: dict[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport] = {}
 
     async def send(
         self,
@@ -148,7 +150,7 @@ class Http:
             url: Where to.
             headers: Called for the headers, so that credentials stand in no frame of this library.
             body: Sent as it is.
-            timeouts: ``connect`` and ``total`` hold here.
+            timeouts: ``connect`` and ``total`` hold here; None leaves the end to the engine's own clocks.
 
         Raises:
             ProviderError: No answer came; any status is an answer.
@@ -177,8 +179,8 @@ class Http:
             url: See `send`.
             headers: See `send`.
             body: See `send`.
-            timeouts: ``connect`` and ``total`` hold here.
-            idle: Seconds the body may pause; by default ``timeouts.total``.
+            timeouts: See `send`.
+            idle: Seconds the body may pause, keep-alive comments included; by default for ever.
         """
         reply = await self._open(method, url, headers, body, timeouts, idle)
         try:
@@ -196,19 +198,25 @@ class Http:
         idle: float | None,
     ) -> HttpStream:
         failure: ProviderError | None = None
+        ends_at = None if timeouts.total is None else asyncio.get_running_loop().time() + timeouts.total
+        request = _request(method, url, headers, body, timeouts.connect, idle)
         try:
-            response = await self._transport().handle_async_request(
-                _request(method, url, headers, body, timeouts, idle)
-            )
+            if ends_at is None:
+                response = await self._transport().handle_async_request(request)
+            else:
+                async with asyncio.timeout_at(ends_at):
+                    response = await self._transport().handle_async_request(request)
         except httpx.HTTPError as error:
             failure = understand_http_error(error)
+        except TimeoutError:
+            failure = _too_late()
         # Raised out here, where the transport's exception, whose frames hold headers, is no longer its context.
         if failure is not None:
             raise failure
         names = {
             name.decode("latin-1").lower(): value.decode("latin-1", "replace") for name, value in response.headers.raw
         }
-        return HttpStream(response.status_code, names, response, self._max_body_bytes)
+        return HttpStream(response.status_code, names, response, self._max_body_bytes, ends_at)
 
     def _transport(self) -> httpx.AsyncBaseTransport:
         if self._given is not None:
@@ -216,6 +224,8 @@ class Http:
         loop = asyncio.get_running_loop()
         transport = self._transports.get(loop)
         if transport is None:
+            # Not a weak dictionary: a transport refers to its loop, so those of closed loops are let go here.
+            self._transports = {each: kept for each, kept in self._transports.items() if not each.is_closed()}
             transport = self._transports[loop] = new_transport()
         return transport
 
@@ -239,9 +249,31 @@ def new_transport() -> httpx.AsyncBaseTransport:
     try:
         import httpx_aiohttp
     except ImportError:
-        return httpx.AsyncHTTPTransport(limits=limits)
-    transport: httpx.AsyncBaseTransport = httpx_aiohttp.AiohttpTransport(limits=limits)
+        return httpx.AsyncHTTPTransport(verify=_tls(), limits=limits)
+    transport: httpx.AsyncBaseTransport = httpx_aiohttp.AiohttpTransport(verify=_tls(), limits=limits)
     return transport
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the one TLS context of the process: reading the certificates takes tens of milliseconds."""
+    return httpx.create_ssl_context()
+
+
+async def _until(ends_at: float, parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    while True:
+        try:
+            async with asyncio.timeout_at(ends_at):
+                part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise _too_late() from None
+        yield part
+
+
+def _too_late() -> ProviderTimeoutError:
+    return ProviderTimeoutError("no whole answer in time", clock="total")
 
 
 def understand_http_error(error: httpx.HTTPError) -> ProviderError:
@@ -265,10 +297,9 @@ def _request(
     url: httpx.URL,
     headers: Callable[[], Mapping[str, str]],
     body: bytes,
-    timeouts: Timeouts,
+    connect: float | None,
     idle: float | None,
 ) -> httpx.Request:
-    read = timeouts.total if idle is None else idle
     raw = [(b"host", url.netloc), (b"content-length", b"%d" % len(body))]
     raw += [(name.encode("ascii"), value.encode()) for name, value in headers().items()]
     request = httpx.Request(
@@ -276,14 +307,7 @@ def _request(
         url,
         headers=raw,
         stream=httpx.ByteStream(body),
-        extensions={
-            "timeout": {
-                "connect": timeouts.connect,
-                "read": read,
-                "write": timeouts.total,
-                "pool": timeouts.connect,
-            }
-        },
+        extensions={"timeout": {"connect": connect, "pool": connect, "read": idle, "write": idle}},
     )
     request.read()  # so that a transport may take the body as it is, rather than iterate over it
     request.headers.encoding = "utf-8"  # or httpx would try each value to find out

@@ -75,6 +75,8 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
         super().__init__(config)
         self.http = Http(transport=transport)
         self._urls: dict[str, httpx.URL] = {}
+        base = self.config.base_url
+        self._base = base if _VERSIONED.search(base) else f"{base}/v1"
 
     # --- hooks --------------------------------------------------------------------
 
@@ -113,12 +115,15 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
             ProviderError: The body holds an error, or nothing.
         """
         choices = data.get("choices")
-        if not isinstance(choices, list) or not choices or not all(isinstance(each, dict) for each in choices):
+        if not isinstance(choices, list) or not choices:
             raise MalformedResponseError("the answer has no choices", status_code=200)
-        if any(choice.get("finish_reason") == "error" for choice in choices):
-            raise error_in_band(choices[0].get("error") or {"message": "the provider failed while answering"}, {})
-        if not all(isinstance(choice.get("message"), dict) for choice in choices):
-            raise MalformedResponseError("a choice of the answer has no message", status_code=200)
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise MalformedResponseError("a choice of the answer is no JSON object", status_code=200)
+            if choice.get("finish_reason") == "error":
+                raise error_in_band(choice.get("error") or {"message": "the provider failed while answering"}, {})
+            if not isinstance(choice.get("message"), dict):
+                raise MalformedResponseError("a choice of the answer has no message", status_code=200)
         return ProviderResponse(data, usage=usage_of(data.get("usage")))
 
     def _new_stream_decoder(self, request: ProviderRequest) -> OpenAIStreamDecoder:
@@ -146,16 +151,12 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
     async def stream(self, request: ProviderRequest) -> AsyncGenerator[ProviderChunk, None]:
         """Answer in chunks."""
         body = encode_json(self._build_request_payload(request))
-        timeouts = self._timeouts(request)
-        # The engine watches content with its own clocks; the transport only has to notice a dead connection.
-        silence = max(filter(None, (timeouts.first_token, timeouts.idle)), default=None)
         async with self.http.stream(
             "POST",
             self._url(self._get_completion_endpoint(request)),
             lambda: {**self._build_headers(request), "accept": "text/event-stream"},
             body,
-            timeouts=timeouts,
-            idle=silence,
+            timeouts=self._timeouts(request),
         ) as reply:
             await self._refuse_errors(reply)
             self._note_rate_limits(reply.headers)
@@ -251,15 +252,11 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
             self._rate_limits = limits
 
     def _timeouts(self, request: ProviderRequest) -> Timeouts:
-        own = self.config.timeout
-        given = request.timeouts
-        if own is None or (given.total is not None and given.total <= own):
-            return given
-        return Timeouts(given.connect, given.first_token, given.idle, own)
+        """Return what the transport watches: the connection, and the provider's own limit; the rest is the engine's."""
+        return Timeouts(request.timeouts.connect, None, None, self.config.timeout)
 
     def _endpoint(self, path: str) -> str:
-        base = self.config.base_url
-        return base + path if _VERSIONED.search(base) else f"{base}/v1{path}"
+        return self._base + path
 
     def _url(self, text: str) -> httpx.URL:
         """Return a parsed URL; parsing costs more than the look-up, and there are few."""

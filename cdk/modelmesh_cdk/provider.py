@@ -253,11 +253,15 @@ def usage_of(raw: object) -> TokenUsage | None:
     if not isinstance(raw, Mapping):
         return None
     tokens_in, tokens_out = _count(raw.get("prompt_tokens")), _count(raw.get("completion_tokens"))
-    total = _count(raw.get("total_tokens")) or tokens_in + tokens_out
-    details_in, details_out = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
-    cached = details_in.get("cached_tokens") if isinstance(details_in, Mapping) else raw.get("prompt_cache_hit_tokens")
-    reasoning = details_out.get("reasoning_tokens") if isinstance(details_out, Mapping) else 0
-    return TokenUsage(tokens_in, tokens_out, total, _count(cached), _count(reasoning))
+    usage = TokenUsage(tokens_in, tokens_out, _count(raw.get("total_tokens")) or tokens_in + tokens_out)
+    details = raw.get("prompt_tokens_details")
+    usage.cached_tokens = _count(
+        details.get("cached_tokens") if isinstance(details, Mapping) else raw.get("prompt_cache_hit_tokens")
+    )
+    details = raw.get("completion_tokens_details")
+    if isinstance(details, Mapping):
+        usage.reasoning_tokens = _count(details.get("reasoning_tokens"))
+    return usage
 
 
 def _count(value: object) -> int:
