@@ -220,9 +220,6 @@ class _CleanLine(str):
 
     __slots__ = ()
 
-    def __str__(self) -> str:
-        return self[:]
-
 
 def _events(names: list[str]) -> frozenset[EventType] | None:
     """Return the events a filter names; None for all."""
