@@ -212,7 +212,8 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     def _send(self, line: str) -> None:
         if self.config.redact_secrets and not isinstance(line, _CleanLine):
             line = self._redact(line)
-        self._write(str(line))
+        # Halves of surrogate pairs come out of providers' JSON; no file takes them. Written so, JSON reads them back.
+        self._write(str(line) if line.isascii() else line.encode(errors="backslashreplace").decode())
 
 
 class _CleanLine(str):
