@@ -8,6 +8,7 @@ shaped like a provider key (``sk-…``).
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ MIN_LENGTH = 8
 
 _SECRET_NAME = re.compile(
     r"(?:^|[_\-.\s])(?:api[_\-]?key|apikey|key|token|secret|password|passwd|authorization|credentials?|cookie|bearer)$"
-    r"|^(?:x-)?(?:api|goog-api)-?key$|apikey$",
+    r"|^(?:x-)?(?:api|goog-api)-?key$|apikey$|(?<=[a-z0-9])(?-i:Key|Token|Secret|Password|Credentials?)$",
     re.IGNORECASE,
 )
 _PATTERNS = (
@@ -29,14 +30,15 @@ _PATTERNS = (
     (
         re.compile(
             r"(?i)([\"']?\b(?:x-)?(?:api[_\-]?key|authorization|access[_\-]?token|secret|password)\b[\"']?\s*[:=]\s*)"
-            r"([\"']?)(?!\*\*\*)[^\s\"',;}&]{4,}\2"
+            r"([\"']?)(?!\*\*\*|(?:bearer|basic) \*\*\*)[^\s\"',;}&]{4,}\2"
         ),
         r"\1\2" + REDACTED + r"\2",
     ),
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://[^\s/:@\"']*:)(?!\*\*\*)[^\s/@\"']+@"), r"\1" + REDACTED + "@"),
     (re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|r8|fw|pplx|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_\-]{14,}\b"), REDACTED),
 )
 _HINT = re.compile(
-    r"(?i)bearer|basic|key|token|secret|password|authorization|sig|sk-|pk-|rk-|gsk_|xai-|hf_|r8_|fw_|pplx"
+    r"(?i)bearer|basic|key|token|secret|password|authorization|sig|sk-|pk-|rk-|gsk_|xai-|hf_|r8_|fw_|pplx|aiza|://"
 )
 _DEPTH = 32
 
@@ -105,8 +107,11 @@ def is_secret_name(name: str) -> bool:
 
 
 def _spellings(secret: str) -> set[str]:
-    raw = secret.encode()
-    spelled = {secret, quote(secret, safe=""), quote_plus(secret), raw.hex(), raw.hex().upper()}
+    raw = secret.encode("utf-8", "surrogatepass")  # a variable of the environment may hold bytes that are no text
+    spelled = {secret, quote(raw), quote(raw, safe=""), quote_plus(raw), raw.hex(), raw.hex().upper()}
+    # Inside JSON or a repr: a key of several lines is written with backslashes there.
+    spelled |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    spelled |= {repr(secret)[1:-1], repr(raw)[2:-1]}
     # Inside a longer base64 text the bytes may start at any of three offsets; of each, the characters that do not
     # depend on the neighbours are looked for.
     for offset in range(3):
