@@ -15,18 +15,29 @@ except ImportError:  # the `fast` extra is not installed
 
 
 def encode_json(value: Any) -> bytes:
-    """Return JSON as UTF-8, without spaces."""
+    """Return JSON as UTF-8, without spaces.
+
+    Raises:
+        TypeError: It holds something that JSON has no form for.
+    """
     if _FAST:
         # orjson refuses what the standard library takes, such as integers beyond 64 bits and keys that are numbers.
         with suppress(TypeError):
             return orjson.dumps(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    # Halves of surrogate pairs, in a prompt cut at the wrong place, have no UTF-8; written as escapes they arrive.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
 
 
 def decode_json(text: bytes) -> Any:
     """Return what JSON says.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is no JSON, or nested beyond reason.
     """
-    return orjson.loads(text) if _FAST else json.loads(text)
+    if _FAST:
+        return orjson.loads(text)
+    try:
+        # Decoded here: given bytes, the standard library would guess at UTF-16 and let a byte order mark pass.
+        return json.loads(text.decode())
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
