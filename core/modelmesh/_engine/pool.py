@@ -456,12 +456,12 @@ class CapabilityPool:
         return True
 
     def recover_member(self, member: Member, trigger: RecoveryTrigger, *, now: float) -> None:
-        """Make a member active; after errors it is on probation until its first answer."""
+        """Make a member active; when only its rest is over it is on probation until its first answer."""
         with self._lock:
             if member.active:
                 return
             member.active = True
-            member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED and member.reason in _HEALING
+            member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED
             if trigger is RecoveryTrigger.MANUAL:
                 member.ejections = 0
             member.reason = None

@@ -197,7 +197,7 @@ class Recorder:
             return
         if category == "quota":
             if isinstance(error, QuotaExhaustedError) and error.scope == "provider":
-                self._provider_down(call, member, "quota_exhausted", auth=False, now=now)
+                self._provider_down(call, member, "quota_exhausted", auth=False, now=now, at_least=error.retry_after)
                 return
             for place in member.model.members:
                 self._rest(place, DeactivationReason.QUOTA_EXHAUSTED, now, at_least=error.retry_after)
@@ -251,13 +251,17 @@ class Recorder:
         provider.troubles += 1
         return "on_api_outage" in call.policy.provider_deactivation and provider.troubles >= OUTAGE_THRESHOLD
 
-    def _provider_down(self, call: Call, member: Member, cause: str, *, auth: bool, now: float) -> None:
+    def _provider_down(
+        self, call: Call, member: Member, cause: str, *, auth: bool, now: float, at_least: float | None = None
+    ) -> None:
         provider = member.model.provider
         if auth and "on_auth_failure" not in call.policy.provider_deactivation:
             return
         if provider.deactivated is not None:
             return
-        rest = None if call.policy.provider_recovery == "on_manual" else call.policy.recovery.cooldown
+        rest = None
+        if call.policy.provider_recovery != "on_manual":
+            rest = max(call.pool.rotation.recovery.rest_after(member.ejections + 1), at_least or 0.0)
         self._telemetry.event(
             EventType.PROVIDER_DEACTIVATED, provider_id=provider.name, metadata={"cause": cause, "cooldown": rest}
         )
