@@ -26,11 +26,11 @@
     │  ├─ ProviderConnectionError       no connection, or it broke before the answer (retryable)
     │  ├─ ProviderServerError           the provider failed (5xx) (retryable)
     │  ├─ MalformedResponseError        an answer that is not what the protocol says (retryable)
-    │  └─ StreamInterruptedError        a stream broke; ``partial`` holds what had arrived
+    │  └─ StreamInterruptedError        a stream broke; ``partial`` holds what had arrived (retryable)
     ├─ BudgetExceededError              a money limit would be passed
     ├─ SecretNotFoundError              a secret reference with no value; also KeyError
     ├─ StateStoreError                  a state store failed or refused
-    └─ UsageError                       the API was called in a way that cannot work
+    └─ UsageError                       the API was called in a way that cannot work; also RuntimeError
 """
 
 from __future__ import annotations
@@ -63,6 +63,15 @@ class ModelMeshError(Exception):
     def __str__(self) -> str:
         # KeyError, which some subclasses are as well, would print the repr of its argument.
         return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled as a call with their args; subclasses take other arguments than the message.
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(cls: type[ModelMeshError], arguments: tuple[Any, ...]) -> ModelMeshError:
+    """Make an error without its constructor; its attributes follow."""
+    return cls.__new__(cls, *arguments)
 
 
 @dataclass(frozen=True, slots=True)
