@@ -72,8 +72,10 @@ class HttpStream:
             async for chunk in self._parts():
                 yield chunk
             self._read_whole = True
-        except httpx.HTTPError as error:
-            failure = understand_http_error(error)
+        except Exception as error:
+            failure = _understood(error)
+            if failure is None:
+                raise
         if failure is not None:
             raise failure
 
@@ -104,8 +106,10 @@ class HttpStream:
                 parts.append(part)
             else:
                 self._read_whole = True
-        except httpx.HTTPError as error:
-            failure = understand_http_error(error)
+        except Exception as error:
+            failure = _understood(error)
+            if failure is None:
+                raise
         if failure is not None:
             raise failure
         return b"".join(parts)
@@ -206,10 +210,12 @@ class Http:
             else:
                 async with asyncio.timeout_at(ends_at):
                     response = await self._transport().handle_async_request(request)
-        except httpx.HTTPError as error:
-            failure = understand_http_error(error)
         except TimeoutError:
             failure = _too_late()
+        except Exception as error:
+            failure = _understood(error)
+            if failure is None:
+                raise
         # Raised out here, where the transport's exception, whose frames hold headers, is no longer its context.
         if failure is not None:
             raise failure
@@ -276,9 +282,26 @@ def _too_late() -> ProviderTimeoutError:
     return ProviderTimeoutError("no whole answer in time", clock="total")
 
 
+def _understood(error: Exception) -> ProviderError | None:
+    """Return the error an exception of the transport means; None for one that is no transport's."""
+    if isinstance(error, httpx.HTTPError):
+        return understand_http_error(error)
+    # httpx-aiohttp lets some through as they are (no HTTP in the answer, headers too large). They hold the request's
+    # headers, the key among them, so nothing of them is kept but the name.
+    return ProviderConnectionError(f"the answer is no HTTP: {type(error).__name__}") if _is_aiohttps(error) else None
+
+
+def _is_aiohttps(error: BaseException | None) -> bool:
+    return type(error).__module__.partition(".")[0] == "aiohttp"
+
+
 def understand_http_error(error: httpx.HTTPError) -> ProviderError:
     """Return the error a failure of the transport means; of the exception only its type and text are kept."""
     text = str(error) or type(error).__name__
+    cause = error.__cause__
+    if isinstance(error, httpx.ConnectTimeout) and _is_aiohttps(cause) and not isinstance(cause, TimeoutError):
+        # httpx-aiohttp takes every lost connection for a time-out of connecting.
+        return ProviderConnectionError(f"the connection broke: {text}")
     if isinstance(error, httpx.ConnectTimeout):
         return ProviderTimeoutError(f"no connection in time: {text}", clock="connect")
     if isinstance(error, httpx.PoolTimeout):
