@@ -83,10 +83,11 @@ class PrioritySelection(SequentialStrategy[PriorityConfig]):
         placed = self.in_order(candidates)
         if not self._models and not self._providers:
             return placed.after(selected.model_id)
-        listed = dict.fromkeys(found for name in self._models if (found := placed.get(name)) is not None)
+        listed = {name: found for name in self._models if (found := placed.get(name)) is not None}
         for provider in self._providers:
-            listed.update(dict.fromkeys(placed.of_provider(provider)))
-        preferred = [each for each in listed if each.model_id != selected.model_id]
+            for each in placed.of_provider(provider):
+                listed.setdefault(each.model_id, each)
+        preferred = [each for name, each in listed.items() if name != selected.model_id]
         if self._fallback is None:
             return preferred
         rest = placed.without({selected.model_id, *(each.model_id for each in preferred)})
