@@ -16,6 +16,7 @@ from modelmesh.errors import (
     ConfigurationError,
     CreateArgumentError,
     NoProvidersError,
+    PluginError,
     unknown_name,
 )
 
@@ -43,46 +44,93 @@ def detected_config(
     Raises:
         CreateArgumentError: Nothing is wanted.
         NoProvidersError: No key was found for any installed provider.
-        ConfigurationError: A pool, provider or model that does not exist.
+        ConfigurationError: A pool, provider or model that does not exist; names the near match.
+        PluginError: A provider that was named is installed and cannot be used.
     """
     pools = _pools(wanted)
+    classes = _chosen(wanted, plugins)
     providers: dict[str, Any] = {}
     models: dict[str, Any] = {}
     keys: dict[str, str] = {}
-    variables: list[str] = []
-    for connector_id, cls in plugins.load_all("providers").items():
-        names = tuple(getattr(cls, "environment_variables", ()))
-        variables.extend(names)
-        if wanted.providers is not None and not _is_one_of(connector_id, wanted.providers):
-            continue
+    for connector_id, cls in classes.items():
         environment = environ
         if wanted.api_keys is not None:
-            environment = _given(connector_id, names, wanted.api_keys)
+            environment = _given(connector_id, _variables(cls), wanted.api_keys)
             keys.update(environment)
-        found = cls.detect(environment) if hasattr(cls, "detect") else None
+        found = _ask(connector_id, cls, environment, needed=wanted.providers is not None)
         if found is None:
             continue
         providers[connector_id] = {"connector": connector_id, **found.get("provider", {})}
         for name, definition in found.get("models", {}).items():
-            if wanted.models is None or name in wanted.models:
-                models.setdefault(name, {"provider": connector_id, **definition})
+            models.setdefault(name, {"provider": connector_id, **definition})
     if not providers:
-        raise NoProvidersError(_nothing_found(wanted, variables))
-    if not models:
-        raise ConfigurationError(
-            "none of the models asked for is offered by a provider that was found"
-            f" ({', '.join(wanted.models or ())}; found: {', '.join(providers)})"
-        )
+        raise NoProvidersError(_nothing_found(wanted, classes))
     if wanted.models is not None:
-        models = {name: models[name] for name in wanted.models if name in models}
+        models = {name: _known("model", name, models, f"; found: {', '.join(providers)}") for name in wanted.models}
+    if not models:
+        raise ConfigurationError(f"{', '.join(providers)} brings no models; name them in a configuration")
     return {"providers": providers, "models": models, "pools": pools}, keys
+
+
+def _chosen(wanted: Detection, plugins: PluginHost) -> dict[str, type[Any]]:
+    """Return the usable provider classes that may be asked, by connector ID."""
+    classes = plugins.load_all("providers")
+    installed = plugins.known_ids("providers")
+    vendors = {_vendor(connector_id): connector_id for connector_id in installed}
+    if wanted.api_keys is not None:
+        variables = dict.fromkeys(name for cls in classes.values() for name in _variables(cls))
+        for name in wanted.api_keys:
+            _known("provider of a key", name, {**vendors, **dict.fromkeys(installed), **variables})
+    if wanted.providers is None:
+        return classes
+    chosen: set[str] = set()
+    for name in wanted.providers:
+        same = [connector_id for connector_id in installed if name in (connector_id, _vendor(connector_id))]
+        if not same:
+            _known("provider", name, {**vendors, **dict.fromkeys(installed)})
+        if classes.keys().isdisjoint(same):
+            plugins.find("providers", same[0])  # it is installed and cannot be used: raises with the reason
+        chosen.update(same)
+    return {connector_id: cls for connector_id, cls in classes.items() if connector_id in chosen}
+
+
+def _ask(connector_id: str, cls: type[Any], environ: Mapping[str, str], *, needed: bool) -> Mapping[str, Any] | None:
+    """Ask a provider class what the environment holds for it; one that fails is passed over unless it is needed."""
+    detect = getattr(cls, "detect", None)
+    if detect is None:
+        return None
+    try:
+        found: Mapping[str, Any] | None = detect(environ)
+    except Exception as error:
+        if needed:
+            # Its text stays out of the message: what a plugin says about keys may hold one.
+            raise PluginError(
+                f"provider {connector_id!r} could not be asked for its keys: its detect raised {type(error).__name__};"
+                " name it in a configuration, or report it to its author"
+            ) from None
+        return None
+    return found
+
+
+def _variables(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(getattr(cls, "environment_variables", ()))
+
+
+def _vendor(connector_id: str) -> str:
+    return connector_id.split(".", maxsplit=1)[0]
+
+
+def _known(kind: str, name: str, known: Mapping[str, Any], more: str = "") -> Any:
+    """Return the value under a name, or raise an error with the near match."""
+    if name not in known:
+        raise ConfigurationError(unknown_name(kind, name, list(known)) + more)
+    return known[name]
 
 
 def _pools(wanted: Detection) -> dict[str, Any]:
     if wanted.pool is not None:
-        if wanted.pool not in PREDEFINED_POOLS:
-            raise ConfigurationError(unknown_name("predefined pool", wanted.pool, list(PREDEFINED_POOLS)))
-        return {wanted.pool: {"capability": PREDEFINED_POOLS[wanted.pool], "strategy": wanted.strategy}}
+        capability = _known("predefined pool", wanted.pool, PREDEFINED_POOLS)
+        return {wanted.pool: {"capability": capability, "strategy": wanted.strategy}}
     if not wanted.capabilities:
         raise CreateArgumentError(
             'specify capabilities, a pool, or a configuration: create("chat-completion"), '
@@ -98,23 +146,20 @@ def _pools(wanted: Detection) -> dict[str, Any]:
     return pools
 
 
-def _is_one_of(connector_id: str, wanted: tuple[str, ...]) -> bool:
-    return connector_id in wanted or connector_id.split(".", maxsplit=1)[0] in wanted
-
-
 def _given(connector_id: str, variables: tuple[str, ...], keys: Mapping[str, str]) -> dict[str, str]:
     """Return the keys that were passed for one connector, under its own variable names."""
     given = {name: keys[name] for name in variables if name in keys}
-    for name in (connector_id, connector_id.split(".", maxsplit=1)[0]):
+    for name in (connector_id, _vendor(connector_id)):
         if not given and variables and name in keys:
             given[variables[0]] = keys[name]
     return given
 
 
-def _nothing_found(wanted: Detection, variables: list[str]) -> str:
+def _nothing_found(wanted: Detection, classes: Mapping[str, type[Any]]) -> str:
     where = "among the api_keys given" if wanted.api_keys is not None else "in the environment"
-    names = ", ".join(sorted(set(variables)))
+    names = sorted({name for cls in classes.values() for name in _variables(cls)})
+    hint = f"set {'one of ' if len(names) > 1 else ''}{', '.join(names)}, " if names else ""
     return (
-        f"no provider was found {where}; set one of {names}, pass api_keys=..., "
+        f"no provider was found {where}; {hint}pass api_keys=..., "
         "or name providers in a configuration: create(config='mesh.yaml')"
     )
