@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelmesh_cdk.testing import faults
     from modelmesh_cdk.testing.clock import FakeClock, FakeRandom, context
+    from modelmesh_cdk.testing.contracts.observability import ObservabilityContract
+    from modelmesh_cdk.testing.contracts.openai_provider import OpenAIProviderContract
+    from modelmesh_cdk.testing.contracts.provider import ProviderContract
+    from modelmesh_cdk.testing.contracts.state_store import StateStoreContract
+    from modelmesh_cdk.testing.contracts.strategy import StrategyContract
     from modelmesh_cdk.testing.fault_server import FaultServer, refused_url
     from modelmesh_cdk.testing.faults import RecordedRequest
     from modelmesh_cdk.testing.scripted import ScriptedProvider, answer, fail, hang, pieces
@@ -20,8 +25,13 @@ _HOMES: dict[str, str] = {
     "FakeClock": "clock",
     "FakeRandom": "clock",
     "FaultServer": "fault_server",
+    "ObservabilityContract": "contracts.observability",
+    "OpenAIProviderContract": "contracts.openai_provider",
+    "ProviderContract": "contracts.provider",
     "RecordedRequest": "faults",
     "ScriptedProvider": "scripted",
+    "StateStoreContract": "contracts.state_store",
+    "StrategyContract": "contracts.strategy",
     "answer": "scripted",
     "context": "clock",
     "fail": "scripted",
@@ -34,8 +44,13 @@ __all__ = [
     "FakeClock",
     "FakeRandom",
     "FaultServer",
+    "ObservabilityContract",
+    "OpenAIProviderContract",
+    "ProviderContract",
     "RecordedRequest",
     "ScriptedProvider",
+    "StateStoreContract",
+    "StrategyContract",
     "answer",
     "context",
     "fail",

@@ -17,6 +17,7 @@ from modelmesh_cdk.testing import faults
 from modelmesh_cdk.testing.faults import Act, Action, Pause, RecordedRequest, Step
 
 MAX_HEADER_BYTES = 1024 * 1024
+_TURNS = 10
 
 
 class FaultServer:
@@ -182,6 +183,9 @@ class FaultServer:
         started.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
         server.close()
+        for _ in range(_TURNS):
+            # A connection that is being accepted just now gets to its task, which is what closes it.
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
