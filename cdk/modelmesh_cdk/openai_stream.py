@@ -117,7 +117,6 @@ class OpenAIStreamDecoder:
                 "model": self._last.get("model", self._model),
                 "choices": [{"index": index, "delta": {}, "finish_reason": "stop"} for index in unfinished],
             }
-            self._closed.update(unfinished)
             yield ProviderChunk(data, finish_reason="stop")
 
 
