@@ -59,7 +59,7 @@ def trace(message: str = "hello", severity: Severity = Severity.INFO, **fields: 
 def test_an_event_tells_what_happened_to_whom_and_why() -> None:
     """Of the metadata only the reasons, unless more is asked for."""
     shown, output = console()
-    shown.emit(event(reason="rate_limit", cooldown=30.0, failure_count=3))
+    shown.emit(event(reason="rate_limit", cooldown=30.0, cause=None, failure_count=3))
 
     assert output.getvalue() == (
         "[ModelMesh] model_deactivated model=gpt provider=openai pool=chat reason=rate_limit cooldown=30.0\n"
@@ -202,12 +202,22 @@ def test_every_severity_has_a_colour() -> None:
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_lines_go_to_the_stream_of_the_settings(stream: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """At once, so that the last ones before a crash are seen."""
+    """The one that is there when the connector is made."""
     shown = ConsoleObservability(ConsoleConfig.model_validate({"stream": stream, "show_timestamp": False}))
 
     shown.trace(trace())
 
     assert getattr(capsys.readouterr(), stream.removeprefix("std")) == "[ModelMesh] info router: hello\n"
+
+
+def test_lines_are_written_at_once() -> None:
+    """The last ones before a crash are those that matter."""
+    file = io.BytesIO()
+    shown = ConsoleObservability(ConsoleConfig(show_timestamp=False), output=io.TextIOWrapper(file, "utf-8"))
+
+    shown.trace(trace())
+
+    assert file.getvalue().rstrip() == b"[ModelMesh] info router: hello"
 
 
 def test_lines_go_to_stderr_by_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from modelmesh.errors import (
 from modelmesh_cdk.provider_errors import (
     MAX_CODE,
     MAX_MESSAGE,
+    MAX_PARTS,
     ErrorBody,
     error_from_status,
     error_in_band,
@@ -320,6 +321,11 @@ def test_what_a_validator_repeats_of_the_input_is_left_out() -> None:
     assert str(error_in_band(detail, {})) == "HTTP 500: body.messages.0: Not a string"
 
 
+def test_of_a_list_of_messages_the_first_are_kept() -> None:
+    """They say what is wrong; the others say it again."""
+    assert read_error_body({"detail": [{"msg": "x"}] * 1_000}).message == "; ".join(["x"] * MAX_PARTS)
+
+
 def test_what_a_provider_says_is_kept_short() -> None:
     """Message and code come from outside, and go into logs."""
     error = error_from_status(500, {}, openai("m" * 10_000, "c" * 10_000))
@@ -365,6 +371,7 @@ def test_a_key_that_a_provider_repeats_goes_no_further(body: Any) -> None:
         ({"code": 402}, QuotaExhaustedError, 402),
         ({"type": "authentication_error"}, AuthenticationError, 401),
         ({"type": "permission_error"}, AuthenticationError, 401),
+        ({"code": "Unauthorized"}, AuthenticationError, 401),
         ({"code": "invalid_api_key"}, AuthenticationError, 401),
         ({"type": "invalid_request_error"}, InvalidRequestError, 400),
         ({"code": "context_length_exceeded"}, ContextLengthError, 400),

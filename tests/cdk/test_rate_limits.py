@@ -105,7 +105,7 @@ def test_one_placeholder_spoils_only_its_own_pair() -> None:
         ("2026-11-21T08:28:30+01:00", 30.0),
         ("2026-11-21T07:28:30", 30.0),
         ("2027-11-21T07:28:30Z", MAX_RETRY_AFTER),
-        ("9999h", MAX_RETRY_AFTER),
+        ("9999999h", MAX_RETRY_AFTER),
         ("9" * 20, None),
         ("1e30", None),
         ("2026-11-21T07:27:00Z", None),
