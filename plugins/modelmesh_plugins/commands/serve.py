@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -106,7 +106,7 @@ def command(
             max_body=max_body,
             drain=drain,
         )
-        from modelmesh_plugins.server.runner import ProxyServer, loop_factory
+        from modelmesh_plugins.server.runner import ProxyServer
 
         mesh.initialize(config)
         server = ProxyServer(mesh, settings, secrets=loaded.known_secrets())
@@ -120,7 +120,7 @@ def command(
     except ModuleNotFoundError as error:
         mesh.shutdown()
         raise CannotServeError(f"the server needs {error.name}; try: pip install 'modelmesh-router[server]'") from None
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(server, mesh, _greeting(server, mesh, notice, keys=len(settings.keys))))
     return 0
 
@@ -149,6 +149,15 @@ async def _serve(server: ProxyServer, mesh: ModelMesh, greeting: Sequence[str]) 
     finally:
         # Here, because connections to providers belong to this loop.
         await mesh.ashutdown()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what builds the fastest event loop there is; None for the standard one."""
+    try:
+        import uvloop
+    except ImportError:  # it is not made for Windows
+        return None
+    return uvloop.new_event_loop
 
 
 def _configuration(file: str | None, plugins: PluginHost, environ: Mapping[str, str]) -> tuple[MeshConfig, str | None]:

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from modelmesh.mesh import ModelMesh
 from modelmesh.redaction import Redactor
 from modelmesh_plugins.server.auth import BearerKeys
+from modelmesh_plugins.server.dispatch import Dispatch, Route
 from modelmesh_plugins.server.endpoints import Endpoints
 from modelmesh_plugins.server.errors import ApiError
 from modelmesh_plugins.server.guard import Activity, Guard, Origins
-from modelmesh_plugins.server.replies import RenderError, json_reply
 from modelmesh_plugins.server.settings import CHAT, EMBEDDINGS, HEALTH, MODELS, ServerSettings
 
 
@@ -46,33 +41,13 @@ def create_app(
         return body
 
     endpoints = Endpoints(mesh, settings, activity, render)
-    routes = [
-        Route(CHAT, endpoints.chat, methods=["POST"]),
-        Route(EMBEDDINGS, endpoints.embeddings, methods=["POST"]),
-        Route(MODELS, endpoints.models, methods=["GET"]),
-        Route(f"{MODELS}/{{model:path}}", endpoints.model, methods=["GET"]),
-        Route(HEALTH, endpoints.health, methods=["GET"]),
-    ]
-    served = [route for route in routes if settings.serves(route.path.removesuffix("/{model:path}"))]
-    inner = Starlette(routes=served, exception_handlers={HTTPException: _refusal(render)})
-    inner.router.redirect_slashes = False
-    guarded = Guard(inner, keys=BearerKeys(settings.keys), activity=activity, render=render)
+    routes = (
+        Route("POST", CHAT, endpoints.chat),
+        Route("POST", EMBEDDINGS, endpoints.embeddings),
+        Route("GET", MODELS, endpoints.models),
+        Route("GET", MODELS, endpoints.model, has_name=True),
+        Route("GET", HEALTH, endpoints.health),
+    )
+    served = Dispatch(*(route for route in routes if settings.serves(route.path)))
+    guarded = Guard(served, keys=BearerKeys(settings.keys), activity=activity, render=render)
     return Origins(guarded, origins=settings.origins, keyless=not settings.keys, render=render)
-
-
-def _refusal(render: RenderError) -> Any:
-    """Return the handler of paths that are not there and methods that do not fit."""
-
-    async def refuse(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        path = f"{request.method} {request.url.path}"
-        if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
-            known = ApiError(
-                405, f"{path} is not served; use {allowed}", code="method_not_allowed", headers=error.headers
-            )
-        else:
-            known = ApiError(error.status_code, f"{path} is not served here", code="unknown_url")
-        return json_reply(render(known), status=known.status, headers=known.all_headers())
-
-    return refuse

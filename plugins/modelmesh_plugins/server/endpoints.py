@@ -42,7 +42,7 @@ class Endpoints:
         self._render = render
         self._created = int(time.time())
 
-    async def chat(self, request: Request) -> Response | ASGIApp:
+    async def chat(self, request: Request) -> ASGIApp:
         """``POST /v1/chat/completions``, whole or streamed."""
         body = await read_object(request, limit=self._settings.max_body)
         check_chat(body)
@@ -71,7 +71,7 @@ class Endpoints:
     async def model(self, request: Request) -> Response:
         """``GET /v1/models/{id}``."""
         models = self._models()
-        name = request.path_params["model"]
+        name = request.path_params["name"]
         if name not in models:
             raise ApiError(404, unknown_name("model", name, list(models)), code="model_not_found", param="model")
         return json_reply(models[name])

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelmesh_plugins.server.auth import BearerKeys
 from modelmesh_plugins.server.disconnect import CallerGoneError
+from modelmesh_plugins.server.dispatch import path_of
 from modelmesh_plugins.server.errors import SERVER, ApiError, api_error
 from modelmesh_plugins.server.replies import RenderError, json_reply
 from modelmesh_plugins.server.settings import HEALTH, is_loopback
@@ -62,11 +63,10 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
             return
         request_id = f"req_{secrets.token_hex(12)}"
         reply = _Reply(send, request_id)
-        if scope["path"] == HEALTH:
+        if path_of(scope) == HEALTH:
             await self._answer(scope, receive, reply)
             return
         self._activity.active += 1
@@ -78,7 +78,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, reply: _Reply) -> None:
         try:
-            if scope["path"] != HEALTH:
+            if path_of(scope) != HEALTH:
                 self._keys.check(_header(scope, b"authorization"))
             await self._app(scope, receive, reply)
         except CallerGoneError:
@@ -141,7 +141,6 @@ class Origins:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a browser's preliminary question, or pass the request on."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
             return
         origin = (_header(scope, b"origin") or b"").decode("latin-1").lower()
         allowed = origin in self._named or (self._any and (not self._keyless or _is_local(origin)))

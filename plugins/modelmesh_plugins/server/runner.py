@@ -1,4 +1,4 @@
-"""ProxyServer: listens, serves and stops, on the caller's event loop or on a thread of its own."""
+"""ProxyServer: listens, serves and stops, on the caller's event loop or on the mesh's own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -48,7 +49,7 @@ class ServerStatus:
 class ProxyServer:
     """Serves a mesh over HTTP; whoever built the mesh shuts it down.
 
-    Use `serve` inside an event loop, or `start` and `stop` (or ``with``) for a thread of its own.
+    Use `serve` inside an event loop, or `start` and `stop` (or ``with``) without one.
 
     Args:
         mesh: An initialised mesh.
@@ -64,6 +65,8 @@ class ProxyServer:
         self._socket: socket.socket | None = None
         self._server: _Listener | None = None
         self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
         self._port = self._settings.port
 
     def __repr__(self) -> str:
@@ -145,33 +148,37 @@ class ProxyServer:
             self._server.force_exit = self._server.force_exit or at_once
 
     def start(self) -> None:
-        """Serve on a thread; returns when requests are taken.
+        """Serve on the mesh's own event loop, where blocking callers' requests run as well; returns when ready.
 
         Raises:
             ConfigurationError: As for `bind`.
             OSError: As for `bind`.
         """
         self.bind()
-        is_ready = threading.Event()
-
-        def run() -> None:
-            try:
-                with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                    runner.run(self.serve(ready=is_ready.set))
-            finally:
-                is_ready.set()
-
-        self._thread = threading.Thread(target=run, name="modelmesh-server", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="modelmesh-server", daemon=True)
         self._thread.start()
-        is_ready.wait()
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Let running requests finish within the time they get, flush statistics, free the port."""
-        if self._thread is None:
+        thread, self._thread = self._thread, None
+        if thread is None:
             return
         self.request_stop()
-        self._thread.join()
+        thread.join()
         self._mesh.get_statistics().flush()
+
+    def _run(self) -> None:
+        try:
+            self._mesh.run(self.serve(ready=self._ready.set))
+        except CancelledError:
+            pass  # the mesh was shut down first
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._ready.set()
 
     async def _last_answers(self) -> None:
         """Let requests that were cancelled because time was up say so to their callers."""
@@ -215,12 +222,3 @@ def _uvicorn_config(app: object, settings: ServerSettings) -> uvicorn.Config:
         timeout_keep_alive=_IDLE_CONNECTION,
         timeout_graceful_shutdown=settings.drain,  # type: ignore[arg-type]  # annotated int, used as a float
     )
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what builds the fastest event loop there is; None for the standard one."""
-    try:
-        import uvloop
-    except ImportError:  # it is not made for Windows
-        return None
-    return uvloop.new_event_loop
