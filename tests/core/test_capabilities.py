@@ -112,6 +112,7 @@ def test_every_node_answers_to_its_path_and_its_name(tree: CapabilityTree, path:
         ("understanding.audio.speech-to-text", "understanding.audio-understanding.speech-to-text"),
         ("generation.audio", "generation.audio-generation"),
         ("generation.chat-completion", "generation.text-generation.chat-completion"),
+        ("text-generation.chat-completion", None),
         ("nonsense", None),
         ("generation.nonsense", None),
         ("", None),
