@@ -286,9 +286,11 @@ def _understood(error: Exception) -> ProviderError | None:
     """Return the error an exception of the transport means; None for one that is no transport's."""
     if isinstance(error, httpx.HTTPError):
         return understand_http_error(error)
-    # httpx-aiohttp lets some through as they are (no HTTP in the answer, headers too large). They hold the request's
-    # headers, the key among them, so nothing of them is kept but the name.
-    return ProviderConnectionError(f"the answer is no HTTP: {type(error).__name__}") if _is_aiohttps(error) else None
+    if _is_aiohttps(error):
+        return _understand_aiohttp(error)
+    if isinstance(error, (UnicodeError, httpx.InvalidURL)):
+        return ProviderConnectionError(f"cannot connect: the host's name is none: {error}")
+    return None
 
 
 def _is_aiohttps(error: BaseException | None) -> bool:
@@ -299,9 +301,8 @@ def understand_http_error(error: httpx.HTTPError) -> ProviderError:
     """Return the error a failure of the transport means; of the exception only its type and text are kept."""
     text = str(error) or type(error).__name__
     cause = error.__cause__
-    if isinstance(error, httpx.ConnectTimeout) and _is_aiohttps(cause) and not isinstance(cause, TimeoutError):
-        # httpx-aiohttp takes every lost connection for a time-out of connecting.
-        return ProviderConnectionError(f"the connection broke: {text}")
+    if isinstance(error, httpx.ConnectTimeout) and cause is not None and _is_aiohttps(cause):
+        return _understand_aiohttp(cause)
     if isinstance(error, httpx.ConnectTimeout):
         return ProviderTimeoutError(f"no connection in time: {text}", clock="connect")
     if isinstance(error, httpx.PoolTimeout):
@@ -313,6 +314,24 @@ def understand_http_error(error: httpx.HTTPError) -> ProviderError:
     if isinstance(error, httpx.ConnectError):
         return ProviderConnectionError(f"cannot connect: {text}")
     return ProviderConnectionError(f"the connection broke: {text}")
+
+
+def _understand_aiohttp(error: BaseException) -> ProviderError:
+    """Return what aiohttp's own exception means, where httpx-aiohttp translates it wrongly or not at all.
+
+    It takes every connection that fails or breaks for a time-out of connecting, and lets through an answer that is no
+    HTTP. That last one holds the request's headers, the key among them, so nothing of it is kept but the name.
+    """
+    if isinstance(error, TimeoutError):
+        return ProviderTimeoutError("no connection in time", clock="connect")
+    for name in ("os_error", "certificate_error"):
+        reason = getattr(error, name, None)
+        if reason is not None:
+            # The exception's own text shows the address of a TLS context instead.
+            return ProviderConnectionError(f"cannot connect: {reason}")
+    if hasattr(error, "request_info"):
+        return ProviderConnectionError(f"the answer is no HTTP: {type(error).__name__}")
+    return ProviderConnectionError(f"the connection broke: {str(error) or type(error).__name__}")
 
 
 def _request(
