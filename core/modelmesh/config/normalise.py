@@ -4,106 +4,131 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelmesh.config.reader import Document, KeyPath
+from modelmesh.config.reader import Document, KeyPath, dotted
 from modelmesh.errors import Problem
 
 Move = tuple[str, str]
+"""From where to where, as dotted paths below a section; ``*`` at the end of the first lifts every key under it."""
 
-_POOL: tuple[Move, ...] = (
-    ("hierarchy_node", "capability"),
-    ("allowed_providers", "providers"),
-    ("rotation.policy", "strategy"),
-    ("rotation.selection", "strategy"),
-    ("rotation.deactivation", "deactivation"),
-    ("rotation.recovery", "recovery"),
-    ("rotation.retry", "retry"),
-    ("retry.non_retryable", "retry.non_retryable_codes"),
-    ("retry.retryable", "retry.retryable_codes"),
-    ("recovery.recover_on_quota_reset", "recovery.on_quota_reset"),
-)
-_PROVIDER: tuple[Move, ...] = (
-    ("auth.api_key", "api_key"),
-    ("provider.execution.timeout", "timeout"),
-    ("provider.execution.max_retries", "max_retries"),
-)
 _ROOT: tuple[Move, ...] = (
     ("state", "storage"),
-    ("storage.persistence.sync_policy", "storage.sync_policy"),
-    ("secrets.connector", "secrets.store"),
-    ("secrets.file_path", "secrets.path"),
-    ("secrets.config.prefix", "secrets.prefix"),
-    ("secrets.config.path", "secrets.path"),
-    ("observability.logging.redact", "observability.logging.redact_secrets"),
-    ("observability.routing.events", "observability.events.filter"),
+    ("secret-store.resolution.*", "secrets"),
 )
-_SECRETS_CACHE: tuple[Move, ...] = (("secret-store.resolution.cache_ttl", "secrets.cache_ttl"),)
+_SECTIONS: dict[str, tuple[Move, ...]] = {
+    "secrets": (
+        ("connector", "store"),
+        ("config.*", ""),
+        ("secret-store.resolution.*", ""),
+        ("file_path", "path"),
+    ),
+    "storage": (
+        ("config.*", ""),
+        ("persistence.*", ""),
+    ),
+    "observability": (
+        ("config.*", ""),
+        ("routing.config.*", "routing"),
+        ("logging.config.*", "logging"),
+        ("statistics.config.*", "statistics"),
+        ("tracing.config.*", "tracing"),
+        ("logging.redact", "logging.redact_secrets"),
+        ("routing.events", "events.filter"),
+    ),
+}
+_ENTRIES: dict[str, tuple[Move, ...]] = {
+    "providers": (
+        ("auth.api_key", "api_key"),
+        ("provider.execution.*", ""),
+        ("config.*", ""),
+    ),
+    "pools": (
+        ("hierarchy_node", "capability"),
+        ("allowed_providers", "providers"),
+        ("rotation.policy", "strategy"),
+        ("rotation.selection.policy", "strategy"),
+        ("rotation.selection.*", ""),
+        ("rotation.selection", "strategy"),
+        ("rotation.deactivation", "deactivation"),
+        ("rotation.recovery", "recovery"),
+        ("rotation.retry", "retry"),
+        ("retry.non_retryable", "retry.non_retryable_codes"),
+        ("retry.retryable", "retry.retryable_codes"),
+        ("recovery.recover_on_quota_reset", "recovery.on_quota_reset"),
+    ),
+}
+_DOTTED = ("provider.execution.", "secret-store.resolution.", "storage.persistence.")
+"""What other documents write as one key; written so, it means the same as nested."""
 
 
 def normalise(document: Document) -> list[Problem]:
     """Rewrite other spellings in place; return those that are given twice with different values."""
-    problems: list[Problem] = []
-    for move in (*_ROOT, *_SECRETS_CACHE):
-        _move(document, (), move, problems)
-    for section, moves in (("pools", _POOL), ("providers", _PROVIDER)):
-        entries = document.data.get(section)
-        if not isinstance(entries, dict):
-            continue
-        for name, entry in entries.items():
-            if isinstance(entry, dict):
-                for move in moves:
-                    _move(document, (section, name), move, problems)
-                if section == "providers":
-                    _flatten_config(document, (section, name), problems)
-    for section in ("storage", "observability"):
-        if isinstance(document.data.get(section), dict):
-            _flatten_config(document, (section,), problems)
-    return problems
+    rewriting = _Rewriting(document)
+    rewriting.section((), _ROOT)
+    for name, moves in _SECTIONS.items():
+        rewriting.section((name,), moves)
+    for name, moves in _ENTRIES.items():
+        entries = document.data.get(name)
+        for entry in list(entries) if isinstance(entries, dict) else ():
+            rewriting.section((name, entry), moves)
+    return rewriting.problems
 
 
-def _move(document: Document, base: KeyPath, move: Move, problems: list[Problem]) -> None:
-    old, new = (tuple(path.split(".")) for path in move)
-    here = _get(document.data, base)
-    if not isinstance(here, dict):
-        return
-    parent = _get(here, old[:-1])
-    if not isinstance(parent, dict) or old[-1] not in parent:
-        return
-    value = parent.pop(old[-1])
-    _prune(here, old[:-1])
-    _put(document, base, new, value, (*base, *old), problems)
+class _Rewriting:
+    """One document being rewritten."""
 
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self.problems: list[Problem] = []
 
-def _flatten_config(document: Document, base: KeyPath, problems: list[Problem]) -> None:
-    """Lift the keys under ``config:`` to the level of ``config:`` itself."""
-    here = _get(document.data, base)
-    nested = here.get("config") if isinstance(here, dict) else None
-    if not isinstance(nested, dict):
-        return
-    del here["config"]
-    for key, value in nested.items():
-        _put(document, base, (key,), value, (*base, "config", key), problems)
-
-
-def _put(
-    document: Document, base: KeyPath, new: KeyPath, value: Any, written: KeyPath, problems: list[Problem]
-) -> None:
-    target = _get(document.data, base)
-    for part in new[:-1]:
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
+    def section(self, base: KeyPath, moves: tuple[Move, ...]) -> None:
+        """Apply moves below a path."""
+        here = _get(self._document.data, base)
+        if not isinstance(here, dict):
             return
-    if new[-1] in target and target[new[-1]] != value:
-        other = document.line_of((*base, *new))
-        where = f", line {other}" if other is not None else ""
-        problems.append(
-            document.problem(written, f"says otherwise than {'.'.join(str(p) for p in (*base, *new))}{where}; keep one")
-        )
-        return
-    target.setdefault(new[-1], value)
-    # What was written under the old path is reported there.
-    for path, line in list(document.lines.items()):
-        if path[: len(written)] == written:
-            document.lines.setdefault((*base, *new, *path[len(written) :]), line)
+        for key in list(here):
+            if key.startswith(_DOTTED):
+                self._put(base, tuple(key.split(".")), here.pop(key), (*base, key))
+        for old, new in moves:
+            self._move(base, here, tuple(old.split(".")), tuple(new.split(".")) if new else ())
+
+    def _move(self, base: KeyPath, here: dict[str, Any], old: KeyPath, new: KeyPath) -> None:
+        lifted = old[-1] == "*"
+        parent = _get(here, old[:-1])
+        if not isinstance(parent, dict):
+            return
+        for key in list(parent) if lifted else [old[-1]]:
+            if key in parent:
+                target = (*new, key) if lifted else new
+                self._put(base, target, parent.pop(key), (*base, *old[:-1], key))
+        _prune(here, old[:-1])
+
+    def _put(self, base: KeyPath, new: KeyPath, value: Any, written: KeyPath) -> None:
+        """Put a value where it belongs, key by key when a mapping stands there already."""
+        document = self._document
+        target: Any = _get(document.data, base)
+        for part in new[:-1]:
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
+            if not isinstance(target, dict):
+                # Validation reports that no mapping stands there; until then nothing can be put in.
+                return
+        there = target.get(new[-1])
+        if isinstance(there, dict) and isinstance(value, dict):
+            for key, item in value.items():
+                self._put(base, (*new, key), item, (*written, key))
+            return
+        if new[-1] in target and there != value:
+            other = document.line_of((*base, *new))
+            where = f", line {other}" if other is not None else ""
+            canonical = dotted((*base, *new))
+            self.problems.append(document.problem(written, f"says otherwise than {canonical}{where}; keep one"))
+            return
+        target.setdefault(new[-1], value)
+        # What was written under the old path is reported there.
+        for path, line in list(document.lines.items()):
+            if path[: len(written)] == written:
+                document.lines.setdefault((*base, *new, *path[len(written) :]), line)
 
 
 def _get(data: Any, path: KeyPath) -> Any:
