@@ -90,12 +90,16 @@ class ModelMesh:
             raise UsageError("the mesh is initialised already; build a new one for another configuration")
         from modelmesh.config import load_config
 
-        environ = {**self._environ, **(secrets or {})}
-        configuration = load_config(config, connectors=self._plugins, environ=environ)
+        configuration = load_config(
+            config, connectors=self._plugins, environ=self._environ, secrets=secrets, clock=self._clock
+        )
         self._graph = build_graph(
             configuration, plugins=self._plugins, clock=self._clock, random=self._random, loop=self._loop
         )
         self._plugins.startup(self)
+        for name in configuration.missing_secrets():
+            message = f"secret {name!r} has no value; empty text stands in its place"
+            self._graph.engine.telemetry.trace(Severity.WARNING, "secrets", message)
         self._graph.engine.telemetry.trace(
             Severity.INFO,
             "mesh",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -29,11 +29,28 @@ _EXPECTED = {
 
 
 def problems_of(
-    error: ValidationError, document: Document, model: type[BaseModel], base: KeyPath = ()
+    error: ValidationError,
+    document: Document,
+    model: type[BaseModel],
+    base: KeyPath = (),
+    *,
+    also: Iterable[str] = (),
+    only: Callable[[object], bool] = lambda key: True,
 ) -> Iterator[Problem]:
-    """Yield a problem for each thing pydantic found, once per key."""
+    """Yield a problem for each thing pydantic found, once per key.
+
+    Args:
+        error: What pydantic found.
+        document: What was validated, for lines.
+        model: What it was validated against.
+        base: Where in the document the validated part stands.
+        also: Further keys that may be written beside the model's own, for hints.
+        only: Says of a key of the model whether to report what is wrong with it.
+    """
     seen: set[str] = set()
     for each in error.errors(include_input=False, include_url=False):
+        if each["loc"] and not only(each["loc"][0]):
+            continue
         kind, loc = str(each["type"]), _written(document, base, tuple(each["loc"]))
         path = (*base, *loc)
         name = dotted(path)
@@ -41,7 +58,7 @@ def problems_of(
             continue  # the other branches of a union say the same
         seen.add(name)
         if kind == "extra_forbidden":
-            known = [field for field in _fields_at(model, loc[:-1]) if not field.startswith("_")]
+            known = sorted({*_fields_at(model, loc[:-1]), *(also if len(loc) == 1 else ())})
             message = unknown_name("key", str(loc[-1]), known) + "; remove or correct it"
         elif kind == "missing":
             message = "is missing; add it"
@@ -79,7 +96,12 @@ def _fields_at(model: Any, loc: KeyPath) -> list[str]:
         if model is None:
             return []
     found = _models(model)
-    return [name for each in found for name in each.model_fields if not each.model_fields[name].exclude]
+    return [name for each in found for name in written_keys(each)]
+
+
+def written_keys(model: type[BaseModel]) -> list[str]:
+    """Return the keys of a model that a file can hold; what can only be passed in code is left out."""
+    return [name for name, field in model.model_fields.items() if not field.exclude and not name.startswith("_")]
 
 
 def _inside(annotation: Any, part: str | int) -> Any:

@@ -71,13 +71,15 @@ class SecretsConfig(Section):
     )
     prefix: str = Field(default="", description="env and dotenv: put before each name before looking it up.")
     override_env: bool = Field(
-        default=False, description="dotenv: the file wins over an environment variable of the same name."
+        default=False,
+        description="dotenv: the file wins over an environment variable of the same name, which wins otherwise.",
     )
     cache_enabled: bool = Field(default=True, description="Remember values that were looked up.")
     cache_ttl: Duration = Field(default=300.0, description="How long a value is remembered (duration).")
     fail_on_missing: bool = Field(
         default=True, description="A reference without a value is an error; otherwise it becomes empty text."
     )
+    instance: Programmatic = None
 
 
 # --- providers and models ---------------------------------------------------------
@@ -379,7 +381,6 @@ class StorageConfig(Section):
     )
     sync_policy: Literal["in-memory"] = Field(default="in-memory", description="When state is written.")
     settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
-    instance: Programmatic = None
 
 
 class ObservabilityTarget(Section):
@@ -540,6 +541,10 @@ class Configuration(Section):
     proxy: ProxyConfig = Field(default_factory=ProxyConfig, description="The HTTP server.")
 
     resolver: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
+
+    def missing_secrets(self) -> tuple[str, ...]:
+        """Return the names of the secrets that have no value and, as ``fail_on_missing`` is off, became empty text."""
+        return () if self.resolver is None else tuple(self.resolver.missing)
 
     def known_secrets(self) -> frozenset[str]:
         """Return every secret value this configuration holds, so that redaction can find them."""

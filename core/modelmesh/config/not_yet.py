@@ -1,14 +1,17 @@
-"""Keys of the documented configuration whose parts are not built yet: refused, never ignored.
+"""Keys and values of the documented configuration whose parts are not built yet: refused, never ignored.
 
-``*`` stands for any one key. Whoever builds a part removes its line here.
+Whoever builds a part removes its line here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from modelmesh.config.reader import Document, KeyPath
 from modelmesh.errors import Problem
+
+REFUSAL = "is not supported yet in this version; remove it"
 
 NOT_YET: tuple[str, ...] = (
     "connectors",
@@ -19,20 +22,9 @@ NOT_YET: tuple[str, ...] = (
     "providers.*.budget",
     "providers.*.rate_limit",
     "providers.*.pricing",
-    "providers.*.error",
     "providers.*.discovery",
     "providers.*.catalogue",
-    "providers.*.batch",
-    "providers.*.files",
-    "providers.*.fine_tuning",
-    "providers.*.connection_pool",
     "providers.*.auth",
-    "pools.*.balance_mode",
-    "pools.*.sampling",
-    "pools.*.cost_basis",
-    "pools.*.affinity_mode",
-    "pools.*.session_timeout",
-    "pools.*.rate_limit",
     "pools.*.on_budget_exceeded",
     "pools.*.deactivation.error_window",
     "pools.*.deactivation.quota_window",
@@ -43,33 +35,77 @@ NOT_YET: tuple[str, ...] = (
     "pools.*.recovery.require_probe",
     "pools.*.recovery.on_quota_reset",
     "pools.*.recovery.quota_reset_schedule",
-    "storage.path",
     "storage.sync_interval",
     "storage.format",
     "storage.compression",
     "storage.encryption",
     "storage.locking",
-    "observability.local-file",
-    "observability.webhook",
-    "observability.prometheus",
 )
+"""Keys that nothing reads yet, whatever connectors are installed; ``*`` stands for any one key."""
+
+NOT_YET_VALUES: Mapping[str, tuple[str, ...]] = {
+    "storage.sync_policy": ("sync-on-boundary", "periodic", "immediate"),
+}
+"""Values that a key will take."""
+
+NOT_YET_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "providers": ("max_retries", "error", "batch", "files", "fine_tuning", "connection_pool"),
+    "strategies": (
+        "balance_mode",
+        "sampling",
+        "cost_basis",
+        "affinity_mode",
+        "session_timeout",
+        "rate_limit",
+    ),
+    "state_stores": ("path",),
+    "observability": ("path", "url"),
+}
+"""Settings of connectors to come, by kind; a connector that has one of this name, such as a third party's, reads it."""
+
+NOT_YET_SINKS = ("local-file", "webhook", "prometheus")
+"""Observability connectors to come that have a settings section of their name; installed from elsewhere, they work."""
+
+NOT_YET_STORES = (
+    "json-secrets",
+    "memory-secrets",
+    "encrypted-file",
+    "keyring",
+    "aws.secrets-manager",
+    "google.secret-manager",
+    "microsoft.key-vault",
+    "1password.connect",
+)
+"""Secret stores to come."""
 
 
 def refuse_not_yet(document: Document) -> list[Problem]:
-    """Take keys that are not supported yet out of a document; return a problem for each."""
+    """Take what is not supported yet out of a document; return a problem for each key or value."""
     problems: list[Problem] = []
     for pattern in NOT_YET:
-        _refuse(document, document.data, tuple(pattern.split(".")), (), problems)
+        _refuse(document, document.data, tuple(pattern.split(".")), (), None, problems)
+    for pattern, values in NOT_YET_VALUES.items():
+        _refuse(document, document.data, tuple(pattern.split(".")), (), values, problems)
     return problems
 
 
-def _refuse(document: Document, here: Any, pattern: tuple[str, ...], path: KeyPath, problems: list[Problem]) -> None:
+def _refuse(
+    document: Document,
+    here: Any,
+    pattern: tuple[str, ...],
+    path: KeyPath,
+    values: tuple[str, ...] | None,
+    problems: list[Problem],
+) -> None:
+    """Follow a pattern into a document; at its end refuse the key, or only certain values of it."""
     if not isinstance(here, dict):
         return
     first, rest = pattern[0], pattern[1:]
     for key in list(here) if first == "*" else [first] if first in here else []:
         if rest:
-            _refuse(document, here[key], rest, (*path, key), problems)
-        else:
+            _refuse(document, here[key], rest, (*path, key), values, problems)
+        elif values is None:
             del here[key]
-            problems.append(document.problem((*path, key), "is not supported yet in this version; remove it"))
+            problems.append(document.problem((*path, key), REFUSAL))
+        elif here[key] in values:
+            problems.append(document.problem((*path, key), f"{here.pop(key)!r} {REFUSAL}"))
