@@ -2,7 +2,7 @@
 
 A plugin is found by its entry point (``modelmesh.providers`` and its siblings); the entry point's name is the
 connector ID and its object a class or a module with implementations of these hooks. Classes that inherit from the
-CDK carry their hook already. See ``docs/plugin-authors``.
+CDK carry their hook already. See ``docs/how-to/write-a-connector.md``.
 """
 
 from __future__ import annotations

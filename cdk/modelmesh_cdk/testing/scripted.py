@@ -111,7 +111,7 @@ def pieces(
 class ScriptedProvider(BaseProvider[BaseProviderConfig]):
     """Answers each request with the next step of its script, and with ``default`` when the script is over.
 
-    Pass it to a mesh as an instance: ``providers: {name: {connector: provider}}``.
+    Pass it to a mesh as an instance: ``providers: {name: {instance: provider}}``.
 
     Args:
         script: Steps; a string stands for `answer`, an exception for `fail`.

@@ -82,7 +82,7 @@ class Failure(BaseModel):
         return number >= first and (self.lasting is None or number < first + self.lasting)
 
 
-class Quota(BaseModel):
+class Allowance(BaseModel):
     """A free allowance that runs out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -106,7 +106,7 @@ class SimulatorConfig(BaseProviderConfig):
     latency: Latency | Duration = Field(default=0.0, description="Of whole answers, or until a stream begins.")
     tokens_per_second: float | None = Field(default=None, gt=0, description="Pace of streams; at once by default.")
     failures: list[Failure] = Field(default=[], description="What goes wrong, and when.")
-    quota: Quota | None = Field(default=None, description="An allowance that runs out.")
+    allowance: Allowance | None = Field(default=None, description="An allowance that runs out.")
     cut_streams: CutStreams | None = Field(default=None, description="Streams that end in the middle.")
     seed: int = Field(default=0, description="Of everything that is drawn.")
     reply: str = Field(default="echo", description="echo repeats the last message; any other text is the answer.")
@@ -145,7 +145,7 @@ class SimulatorProvider(BaseProvider[SimulatorConfig]):
         self._streams = 0
         self._period_start = 0.0
         self._used = 0
-        self._scripted = bool(self.config.failures) or self.config.quota is not None
+        self._scripted = bool(self.config.failures) or self.config.allowance is not None
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """Models with figures of their own; any other name is answered as well."""
@@ -189,17 +189,17 @@ class SimulatorProvider(BaseProvider[SimulatorConfig]):
         for failure in self.config.failures:
             if failure.strikes(self._number, self._random.random()):
                 raise self._error(failure)
-        quota = self.config.quota
-        if quota is None:
+        allowance = self.config.allowance
+        if allowance is None:
             return
         now = self.context.clock.monotonic() if self.context is not None else 0.0
-        if quota.period is not None and now - self._period_start >= quota.period:
+        if allowance.period is not None and now - self._period_start >= allowance.period:
             self._period_start, self._used = now, 0
-        if self._used >= quota.requests:
-            left = None if quota.period is None else max(0.0, self._period_start + quota.period - now)
+        if self._used >= allowance.requests:
+            left = None if allowance.period is None else max(0.0, self._period_start + allowance.period - now)
             raise QuotaExhaustedError("the simulated quota is used up", status_code=429, retry_after=left)
         self._used += 1
-        self._rate_limits = RateLimitStatus(quota.requests - self._used, requests_limit=quota.requests)
+        self._rate_limits = RateLimitStatus(allowance.requests - self._used, requests_limit=allowance.requests)
 
     def _error(self, failure: Failure) -> ProviderError:
         kind, status = _FAILURES[failure.error]
