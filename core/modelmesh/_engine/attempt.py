@@ -43,6 +43,7 @@ class Pause:
 
 Steps = Generator["Member | Pause", ProviderError | None, None]
 Failures = dict[str, tuple["Member", ProviderError]]
+Waiting = list[tuple["Member", ProviderError]]
 
 
 def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
@@ -69,8 +70,9 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
         last = _returned_unless_rotatable(error)
         failed[member.model_id] = (member, error)
         if call.policy.retry.prefer == "retry":
-            again = [(member, error), *((other, error) for other in _scope(call, member, failed))]
-            last = yield from _retries(call, again)
+            # The others of the scope first: the model that has just failed is the least likely to answer now.
+            again = [*((other, error) for other in _scope(call, member, failed)), (member, error)]
+            last = yield from _retries(call, again, failed)
             if last is None:
                 return
             failed[member.model_id] = (member, last)
@@ -91,9 +93,11 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
     if last is None:
         raise call.pool.no_active_model()
     if call.policy.retry.prefer == "rotate":
-        last = yield from _retries(call, list(failed.values()))
+        last = yield from _retries(call, list(failed.values()), failed)
         if last is None:
             return
+    if not call.has_time_for(0.0):
+        raise call.late() from last
     raise call.exhausted(last)
 
 
@@ -131,13 +135,14 @@ def _asked_wait(call: Call, member: Member) -> float | None:
 
 
 def _retries(
-    call: Call, waiting: list[tuple[Member, ProviderError]]
+    call: Call, waiting: Waiting, failed: Failures
 ) -> Generator[Member | Pause, ProviderError | None, ProviderError | None]:
     """Yield a pause and a member in turn, until one answers or retrying is over.
 
     Args:
         call: The request.
         waiting: Whom to call again, with the error each gave; taken over.
+        failed: Who was called for this request and failed.
 
     Returns:
         The last error, or None when a retry succeeded.
@@ -145,7 +150,7 @@ def _retries(
     policy = call.policy.retry
     last = waiting[-1][1]
     for number in range(1, policy.max_attempts + 1):
-        waiting = [(member, error) for member, error in waiting if _may_pass(call, error)]
+        waiting = _callable_again(call, waiting, failed)
         if not waiting:
             break
         # Whoever asked for the shortest wait, and among equals whoever was called longest ago.
@@ -156,6 +161,8 @@ def _retries(
         _check_caps(call, last)
         yield Pause(delay, error)
         _check_caps(call, last)
+        if not _callable_again(call, [(member, error)], failed):
+            continue  # put aside during the wait
         failure = yield member
         if failure is None:
             return None
@@ -177,6 +184,15 @@ def _scope(call: Call, member: Member, failed: Failures) -> list[Member]:
         and other.model_id not in failed
         and (scope == "any" or other.provider_id == member.provider_id)
     ]
+
+
+def _callable_again(call: Call, waiting: Waiting, failed: Failures) -> Waiting:
+    """Leave whom a retry may help: active members, and resting ones only when nobody active is still to be called."""
+    waiting = [(member, error) for member, error in waiting if _may_pass(call, error)]
+    active = [(member, error) for member, error in waiting if member.active]
+    if active or any(other.active and other.model_id not in failed for other in call.everyone()):
+        return active
+    return [(member, error) for member, error in waiting if member.may_have_healed()]
 
 
 def _may_pass(call: Call, error: ProviderError) -> bool:
