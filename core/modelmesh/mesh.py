@@ -96,6 +96,8 @@ class ModelMesh:
         self._graph = build_graph(
             configuration, plugins=self._plugins, clock=self._clock, random=self._random, loop=self._loop
         )
+        telemetry = self._graph.engine.telemetry
+        self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
         self._plugins.startup(self)
         for name in configuration.missing_secrets():
             message = f"secret {name!r} has no value; empty text stands in its place"

@@ -140,6 +140,10 @@ class PluginHost:
     Args:
         entry_points: Called with a group name, returns its entry points; by default those of the installed packages.
         core_version: What plugins are held against; by default this package's version.
+
+    Attributes:
+        has_attempt_hooks: Whether any loaded plugin wants to see attempts.
+        report: Told each line that calling a hook of the mesh's life returns; the mesh traces them as warnings.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class PluginHost:
         self._problems: dict[tuple[str, str, str], PluginProblem] = {}
         self._registered: dict[tuple[str, str], type[Any]] = {}
         self.has_attempt_hooks = False
+        self.report: Callable[[str], None] | None = None
 
     # --- finding ----------------------------------------------------------------
 
@@ -423,6 +428,8 @@ class PluginHost:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except (Exception, SystemExit) as error:
                 failures.append(f"{implementation.plugin_name}: {hook} raised {type(error).__name__}")
+                if self.report is not None:
+                    self.report(failures[-1])
         return failures
 
     def _note_attempt_hooks(self) -> None:

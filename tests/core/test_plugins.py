@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from modelmesh import CompletionRequest, ModelMesh
 from modelmesh.errors import ConfigurationError, PluginError, UnknownConnectorError
+from modelmesh.interfaces.observability import Severity
 from modelmesh.plugins import PluginHost
 
 
@@ -517,6 +519,58 @@ def test_a_startup_hook_that_raises_is_a_line_and_the_others_are_called(
     assert sorted(mesh) == ["bad up", "one up"]
     assert line.startswith("providers.acme.bad.v1: modelmesh_startup raised ")
     assert "canary" not in line
+
+
+HOOKED = """
+from modelmesh.hookspecs import hookimpl
+from modelmesh_plugins.providers.simulator import SimulatorProvider
+
+
+class Provider(SimulatorProvider):
+    @classmethod
+    @hookimpl
+    def modelmesh_startup(cls): raise OSError("canary")
+
+    @classmethod
+    @hookimpl
+    def modelmesh_before_attempt(cls): raise OSError("canary")
+
+    @classmethod
+    @hookimpl
+    def modelmesh_after_attempt(cls): raise OSError("canary")
+
+    @classmethod
+    @hookimpl
+    def modelmesh_shutdown(cls): raise OSError("canary")
+"""
+
+
+def test_hooks_that_raise_are_traced_as_warnings_and_the_request_is_answered(site: Site, host: PluginHost) -> None:
+    """Through the whole life of a mesh, each by its plugin and hook."""
+    traces: list[Any] = []
+    members = dict.fromkeys(("__init__", "emit", "log", "flush"), lambda self, entry: None)
+    recorder = type("Recorder", (), {**members, "trace": lambda self, entry: traces.append(entry)})
+    host.register("observability", "test.recorder.v1", recorder)
+    site.publish("acme-hooks", {"providers": {"acme.hooks.v1": "acme_hooks:Provider"}}, acme_hooks=HOOKED)
+
+    with ModelMesh(plugins=host) as mesh:
+        mesh.initialize(
+            {
+                "providers": {"local": {"connector": "acme.hooks.v1"}},
+                "models": {"small": {"provider": "local", "capabilities": ["chat-completion"]}},
+                "pools": {"chat-completion": {"strategy": "round-robin"}},
+                "observability": {"tracing": {"connector": "test.recorder.v1", "min_severity": "warning"}},
+            }
+        )
+        answer = mesh.get_router().complete(
+            "chat-completion", CompletionRequest(messages=[{"role": "user", "content": "hello"}])
+        )
+
+    assert answer.content
+    hooks = ("startup", "before_attempt", "after_attempt", "shutdown")
+    assert [(each.severity, each.component, each.message) for each in traces] == [
+        (Severity.WARNING, "plugins", f"providers.acme.hooks.v1: modelmesh_{hook} raised OSError") for hook in hooks
+    ]
 
 
 def test_a_refused_plugin_is_not_called_later(site: Site, host: PluginHost) -> None:
