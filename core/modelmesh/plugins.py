@@ -17,7 +17,7 @@ import importlib_metadata
 import pluggy
 
 from modelmesh import hookspecs
-from modelmesh.errors import ConfigurationError, PluginError, UnknownConnectorError, unknown_name
+from modelmesh.errors import ConfigurationError, ModelMeshError, PluginError, UnknownConnectorError, unknown_name
 
 if TYPE_CHECKING:
     from modelmesh.interfaces.provider import AttemptRecord, ProviderRequest
@@ -248,6 +248,26 @@ class PluginHost:
             f"cannot load {KINDS[kind].singular} {full!r}, declared by {problem.plugin.distribution} "
             f"{problem.plugin.version}\n  reason: {problem.reason}\n  try: {problem.remedy}"
         )
+
+    def build(self, kind: str, connector_id: str, settings: Any) -> Any:
+        """Return a new connector with its settings.
+
+        Raises:
+            UnknownConnectorError: No plugin offers it.
+            PluginError: It cannot be loaded, or its constructor raised; a `ModelMeshError` of its own goes through.
+        """
+        cls = self.find(kind, connector_id)
+        try:
+            return cls(settings)
+        except ModelMeshError:
+            raise
+        except (Exception, SystemExit) as error:
+            # The text stays in the cause alone: a constructor is handed keys and may say them.
+            raise PluginError(
+                f"cannot build {KINDS[kind].singular} {connector_id!r}\n"
+                f"  reason: {cls.__module__}.{cls.__qualname__} raised {type(error).__name__}\n"
+                "  try: check its settings, or report it to the author of the plugin"
+            ) from error
 
     def load_all(self, kind: str) -> dict[str, type[Any]]:
         """Load every plugin of a kind; return the usable classes by ID. The others are in `problems`."""

@@ -545,6 +545,32 @@ class Provider(SimulatorProvider):
 """
 
 
+@pytest.mark.parametrize("failure", ["raise OSError('canary')", "raise SystemExit"])
+def test_a_connector_that_cannot_be_built_is_a_plugin_error(site: Site, host: PluginHost, failure: str) -> None:
+    """It names the connector and its class; what the constructor said stays in the cause, as it was handed keys."""
+    source = GOOD.replace("async def complete", f"def __init__(self, settings): {failure}\n\n    async def complete")
+    site.publish("acme-bad", {"providers": {"acme.bad.v1": "acme_bad:Provider"}}, acme_bad=source)
+
+    with pytest.raises(PluginError, match=r"cannot build provider 'acme\.bad\.v1'") as caught:
+        host.build("providers", "acme.bad.v1", None)
+
+    assert "reason: acme_bad.Provider raised " in caught.value.message
+    assert "canary" not in caught.value.message
+
+
+def test_an_error_of_ours_from_a_constructor_goes_through(site: Site, host: PluginHost) -> None:
+    """A connector may refuse its settings with its own words."""
+    source = GOOD.replace(
+        "async def complete",
+        "def __init__(self, settings):\n        from modelmesh import ConfigurationError\n"
+        "        raise ConfigurationError('give a region')\n\n    async def complete",
+    )
+    site.publish("acme-bad", {"providers": {"acme.bad.v1": "acme_bad:Provider"}}, acme_bad=source)
+
+    with pytest.raises(ConfigurationError, match="give a region"):
+        host.build("providers", "acme.bad.v1", None)
+
+
 def test_hooks_that_raise_are_traced_as_warnings_and_the_request_is_answered(site: Site, host: PluginHost) -> None:
     """Through the whole life of a mesh, each by its plugin and hook."""
     traces: list[Any] = []

@@ -188,7 +188,7 @@ def _provider(
     if entry.instance is not None:
         connector = entry.instance
     else:
-        connector = plugins.find("providers", entry.connector)(entry.settings)
+        connector = plugins.build("providers", entry.connector, entry.settings)
     connector.bind(_context("provider", name, telemetry, clock, random))
     state = ProviderState()
     state.configure(clock=clock)
@@ -196,7 +196,7 @@ def _provider(
 
 
 def _state_store(section: Any, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random) -> StateStore:
-    store: StateStore = plugins.find("state_stores", section.connector)(section.settings)
+    store: StateStore = plugins.build("state_stores", section.connector, section.settings)
     bind = getattr(store, "bind", None)
     if bind is not None:
         bind(_context("storage", section.connector, telemetry, clock, random))
@@ -283,7 +283,7 @@ class _PoolBuilder:
         )
 
     def _strategy(self, pool: str, connector_id: str, settings: Any) -> SelectionStrategy:
-        strategy: SelectionStrategy = self._plugins.find("strategies", connector_id)(settings)
+        strategy: SelectionStrategy = self._plugins.build("strategies", connector_id, settings)
         strategy.bind(_context("pool", pool, self._telemetry, self._clock, self._random))
         return strategy
 

@@ -23,10 +23,10 @@ EVENT_GROUPS: dict[str, frozenset[EventType]] = {
 
 
 class Connectors(Protocol):
-    """Where connector classes come from."""
+    """Where connectors come from."""
 
-    def find(self, kind: str, connector_id: str) -> type[Any]:
-        """Return a class by ID."""
+    def build(self, kind: str, connector_id: str, settings: Any) -> Any:
+        """Return a new connector with its settings."""
         ...
 
 
@@ -68,7 +68,7 @@ def build_observability(
                 sections.add(section)
                 break
         else:
-            connector = target.instance or connectors.find("observability", target.connector)(target.settings)
+            connector = target.instance or connectors.build("observability", target.connector, target.settings)
             built.append((target, connector, {section}))
     common = Subscription(
         "",
