@@ -1,14 +1,17 @@
 """What crosses the border between the core and a state store.
 
-A state store keeps keyed records. Each record has a version that its store raises by one with every write, so that
-several processes can change records without losing one another's changes (compare and set).
+A state store keeps keyed records, the books of limits (`modelmesh.interfaces.ledger`), and locks. Each record has a
+version that its store raises by one with every write, so that several processes can change records without losing one
+another's changes (compare and set).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
+
+from modelmesh.interfaces.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,25 @@ class StoreGuarantees:
     note: str = field(default="")
 
 
+@dataclass(frozen=True, slots=True)
+class StoreLock:
+    """A lock that is held.
+
+    Attributes:
+        name: What is locked.
+        fence: Larger than that of every earlier holder: whoever writes elsewhere under the lock sends it along, so that
+            a holder whose lock expired is told from the present one.
+        expires_in: Seconds from its grant until it lapses.
+    """
+
+    name: str
+    fence: int
+    expires_in: float
+
+
 @runtime_checkable
-class StateStore(Protocol):
-    """Keyed records with compare-and-set. Inherit ``modelmesh_cdk.BaseStateStore``.
+class StateStore(Ledger, Protocol):
+    """Keyed records with compare-and-set, books of limits, and locks. Inherit ``modelmesh_cdk.BaseStateStore``.
 
     Every method may be called from several tasks at once. All raise `modelmesh.errors.StateStoreError` when the
     store is down or refuses.
@@ -72,12 +91,36 @@ class StateStore(Protocol):
         """
         ...
 
+    async def stat(self, key: str) -> StateRecord | None:
+        """Return the record without its data (``data`` is empty), or None when there is none."""
+        ...
+
     async def delete(self, key: str) -> bool:
         """Remove a record; return whether there was one."""
         ...
 
     async def list(self, prefix: str = "") -> Sequence[str]:
         """Keys that begin with ``prefix``, sorted."""
+        ...
+
+    async def lock(self, name: str, *, expires_in: float) -> StoreLock | None:
+        """Take a lock that nobody holds; None when somebody does. It lapses by itself, by the store's clock."""
+        ...
+
+    async def unlock(self, lock: StoreLock) -> bool:
+        """Give a lock back; False when it had lapsed and is no longer this holder's."""
+        ...
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Tell every subscriber of a channel, in this process and others; nobody listening is no error."""
+        ...
+
+    def subscribe(self, channel: str) -> AsyncGenerator[bytes, None]:
+        """Yield what is published from now on, by others and by this process; closing it ends the subscription.
+
+        Delivery is at most once: what was published while the connection was down is lost, so a subscriber that
+        must not miss anything reads the records again after a gap.
+        """
         ...
 
     async def close(self) -> None:
