@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
@@ -21,7 +21,11 @@ from modelmesh.errors import MalformedResponseError, ProviderConnectionError, Pr
 from modelmesh.interfaces.provider import Timeouts
 from modelmesh_cdk.json_codec import decode_json
 
+if TYPE_CHECKING:
+    import aiohttp
+
 MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024
 MAX_CONNECTIONS = 1_000
 KEEPALIVE_SECONDS = 30.0
 
@@ -251,13 +255,26 @@ class Http:
 
 def new_transport() -> httpx.AsyncBaseTransport:
     """Return a transport for the running loop: aiohttp's with the ``fast`` extra, else httpx's own."""
-    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS)
     try:
         import httpx_aiohttp
     except ImportError:
+        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS)
         return httpx.AsyncHTTPTransport(verify=_tls(), limits=limits)
-    transport: httpx.AsyncBaseTransport = httpx_aiohttp.AiohttpTransport(verify=_tls(), limits=limits)
+    transport: httpx.AsyncBaseTransport = httpx_aiohttp.AiohttpTransport(verify=_tls(), client=_aiohttp_session)
     return transport
+
+
+def _aiohttp_session() -> aiohttp.ClientSession:
+    """Return a session that, like httpx's own transport, keeps no cookies and asks for no compression."""
+    import aiohttp
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS, ssl=_tls()),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("Accept-Encoding",),
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
 
 
 @cache

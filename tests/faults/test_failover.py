@@ -168,7 +168,7 @@ def test_a_key_that_works_again_brings_its_provider_back(lone_world: Any) -> Non
     lone_world.build(recovery={"cooldown": 30}, strategy="modelmesh.priority-selection.v1")
     lone_world.ask()
 
-    lone_world.clock.skip(31)
+    lone_world.clock.skip(40)
     lone_world.ask()
 
     assert lone_world.mesh.active_providers() == ["p0", "p1"]
@@ -231,7 +231,9 @@ def test_a_lone_provider_that_asks_for_a_short_wait_gets_it(world: Any) -> None:
 
 
 @pytest.mark.parametrize("header", ["x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens"])
-@pytest.mark.parametrize("value", ["-1", "0", "NaN", "1e400", "x" * 4_000, ""], ids=["-1", "0", "nan", "inf", "x", "-"])
+@pytest.mark.parametrize(
+    "value", ["-1", "0", "NaN", "1e400", "x" * 30_000, ""], ids=["-1", "0", "nan", "inf", "x", "-"]
+)
 def test_odd_rate_limit_headers_disturb_no_good_answer(lone_world: Any, header: str, value: str) -> None:
     """F10: placeholders and nonsense in the headers of a 200 mean unknown, not empty."""
     lone_world.provider(default=faults.chat("fine", headers={header: value, "x-ratelimit-reset-requests": "6m0s"}))
