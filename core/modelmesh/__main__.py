@@ -9,7 +9,7 @@ from typing import cast
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    from modelmesh.plugins import installed_entry_points
+    from modelmesh.distributions import installed_entry_points
 
     for entry_point in installed_entry_points("modelmesh.cli"):
         try:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
-import importlib_metadata
 import pluggy
 
 from modelmesh import hookspecs
+from modelmesh.distributions import extra_with, identity, installed_entry_points, own_version, unmet_requirement
 from modelmesh.errors import ConfigurationError, ModelMeshError, PluginError, UnknownConnectorError, unknown_name
 
 if TYPE_CHECKING:
@@ -334,11 +334,12 @@ class PluginHost:
     def _import(self, plugin: Plugin) -> LoadedPlugin | PluginProblem:
         """Import a plugin and ask it for its connectors; every way this can fail has a name and a remedy."""
         spec = KINDS[plugin.kind]
-        built_for = _unmet_requirement(plugin, self._core_version)
+        version = self._core_version or own_version()
+        built_for = unmet_requirement(_distribution(plugin), version)
         if built_for is not None:
             return PluginProblem(
                 plugin,
-                f"it is built for modelmesh-router{built_for}, and this is {self._core_version or _own_version()}",
+                f"it is built for modelmesh-router{built_for}, and this is {version}",
                 f"pip install --upgrade {plugin.distribution}",
             )
         try:
@@ -459,36 +460,14 @@ class PluginHost:
         )
 
 
-def installed_entry_points(group: str, on_damaged: Callable[[str, str, Exception], None] | None = None) -> list[Any]:
-    """Return a group's entry points, whatever state other distributions are in.
-
-    Args:
-        group: Such as ``modelmesh.providers``.
-        on_damaged: Told name, version and error of each distribution that declares the group and cannot be read.
-    """
-    try:
-        return list(importlib_metadata.entry_points(group=group))
-    except Exception:
-        # One damaged list makes that look-up raise for everybody, so each distribution is asked by itself below.
-        readable: list[Any] = []
-    seen: set[str] = set()
-    for distribution in importlib_metadata.distributions():
-        name, version = _identity(distribution)
-        if name in seen:
-            continue
-        seen.add(name)
-        try:
-            readable.extend(each for each in distribution.entry_points if each.group == group)
-        except Exception as error:
-            if on_damaged is not None and f"[{group}]" in (distribution.read_text("entry_points.txt") or ""):
-                on_damaged(name, version, error)
-    return readable
-
-
 def _plugin(kind: str, entry_point: Any) -> Plugin:
     distribution = getattr(entry_point, "dist", None)
-    name, version = ("an unknown distribution", "?") if distribution is None else _identity(distribution)
+    name, version = ("an unknown distribution", "?") if distribution is None else identity(distribution)
     return Plugin(kind, entry_point.name, entry_point.value, name, version, entry_point)
+
+
+def _distribution(plugin: Plugin) -> Any:
+    return getattr(plugin.entry_point, "dist", None)
 
 
 def _row(plugin: Plugin, cls: type[Any] | None, problem: PluginProblem | None) -> PluginRow:
@@ -498,19 +477,6 @@ def _row(plugin: Plugin, cls: type[Any] | None, problem: PluginProblem | None) -
     if cls is None:
         return PluginRow(*who, "found")
     return PluginRow(*who, "loaded", (cls.__doc__ or "").strip().split("\n")[0])
-
-
-def _identity(distribution: Any) -> tuple[str, str]:
-    """Return a distribution's name and version; from its folder's name when its metadata is damaged."""
-    try:
-        name, version = distribution.name, distribution.version
-    except Exception:
-        name = version = None
-    if name and version:
-        return name, version
-    folder = str(getattr(getattr(distribution, "_path", None), "name", "")).removesuffix(".dist-info")
-    stem, _, release = folder.partition("-")
-    return stem or "an unknown distribution", release or "?"
 
 
 def _spellings(connector_id: str, spec: KindSpec) -> list[str]:
@@ -560,77 +526,9 @@ def _missing_module(plugin: Plugin, error: ModuleNotFoundError) -> PluginProblem
             plugin, f"its module {own} is missing", f"pip install --force-reinstall {plugin.distribution}"
         )
     reason = f"{type(error).__name__}: {_first_line(error)}"
-    extra = _extra_with(plugin, missing)
+    extra = extra_with(_distribution(plugin), missing)
     remedy = f"pip install '{plugin.distribution}[{extra}]'" if extra else f"pip install {missing}"
     return PluginProblem(plugin, reason, remedy)
-
-
-def _requirements(plugin: Plugin) -> list[str]:
-    """Return what the plugin's distribution requires, as its metadata writes it."""
-    distribution = getattr(plugin.entry_point, "dist", None)
-    try:
-        return [str(requirement) for requirement in getattr(distribution, "requires", None) or ()]
-    except Exception:  # damaged metadata asks for nothing
-        return []
-
-
-def _extra_with(plugin: Plugin, module: str) -> str | None:
-    """Return the extra of the plugin's distribution that brings a module, as far as its metadata tells."""
-    for requirement in _requirements(plugin):
-        name = re.match(r"[A-Za-z0-9._-]+", requirement)
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
-        if name and extra and name.group().replace("-", "_").lower() == module.replace("-", "_").lower():
-            return extra.group(1)
-    return None
-
-
-_COMPARED = re.compile(r"(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9A-Za-z.*]*)")
-
-
-def _unmet_requirement(plugin: Plugin, core_version: str | None) -> str | None:
-    """Return what the plugin's distribution asks of the core, if this core does not meet it."""
-    for requirement in _requirements(plugin):
-        if not re.match(r"modelmesh[-_.]+router(?![-_.\w])", requirement, re.IGNORECASE):
-            continue
-        if re.search(r"\bextra\s*==", requirement):
-            continue
-        wanted = requirement.split(";")[0]
-        version = core_version or _own_version()
-        for operator, bound in _COMPARED.findall(wanted):
-            if not _meets(version, operator, bound):
-                return wanted[wanted.index(operator) :].strip()
-    return None
-
-
-def _meets(version: str, operator: str, bound: str) -> bool:
-    """Compare release numbers; pre-release tags are left out of it, since a plugin's range is about releases."""
-    if bound.endswith(".*"):
-        prefix = _release(bound[:-2])
-        same = _release(version)[: len(prefix)] == prefix
-        return same if operator == "==" else not same
-    left, right = _release(version), _release(bound)
-    width = max(len(left), len(right))
-    have = left + (0,) * (width - len(left))
-    want = right + (0,) * (width - len(right))
-    if operator == "~=":
-        return have >= want and left[: len(right) - 1] == right[:-1]
-    return {
-        ">=": have >= want,
-        "<=": have <= want,
-        "==": have == want,
-        "!=": have != want,
-        "<": have < want,
-        ">": have > want,
-    }[operator]
-
-
-def _release(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in match.group().split(".")) if match else (0,)
-
-
-def _own_version() -> str:
-    return importlib_metadata.version("modelmesh-router")
 
 
 def _first_line(error: BaseException) -> str:

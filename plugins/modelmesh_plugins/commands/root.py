@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from modelmesh.distributions import installed_entry_points
 from modelmesh.errors import ModelMeshError, unknown_name
-from modelmesh.plugins import COMMANDS_GROUP, installed_entry_points
+from modelmesh.plugins import COMMANDS_GROUP
 from modelmesh.redaction import Redactor
 
 
