@@ -291,6 +291,9 @@ else:
     Selector = Annotated[SelectorConfig | None, WrapValidator(_selector)]
 
 
+ProviderTrigger = Literal["on_auth_failure", "on_api_outage"]
+
+
 class PoolConfig(Section):
     """One capability pool; its name is the virtual model name callers use.
 
@@ -355,7 +358,8 @@ class PoolConfig(Section):
     )
     hold_time: Duration = Field(default=2.0, description="How long hold keeps content back (duration).")
     provider_deactivation: Annotated[
-        tuple[Literal["on_auth_failure", "on_api_outage"], ...], BeforeValidator(_as_list)
+        tuple[ProviderTrigger, ...],
+        BeforeValidator(_as_list, json_schema_input_type=ProviderTrigger | tuple[ProviderTrigger, ...]),
     ] = Field(default=("on_auth_failure",), description="What puts all models of a provider standby; one or a list.")
     provider_recovery: Literal["on_probe_success", "on_manual"] = Field(
         default="on_probe_success", description="What brings such a provider back."

@@ -49,12 +49,7 @@ def _extend_properties(definitions: dict[str, Any], name: str, classes: Mapping[
     """Add the settings of every connector to a definition's properties."""
     properties = definitions[name].setdefault("properties", {})
     for connector_id, cls in classes.items():
-        settings = getattr(cls, "config_model", None)
-        if settings is None:
-            continue
-        own = settings.model_json_schema(mode="validation", ref_template="#/$defs/{model}")
-        definitions.update({key: value for key, value in own.pop("$defs", {}).items() if key not in definitions})
-        for key, value in own.get("properties", {}).items():
+        for key, value in _settings(definitions, cls).items():
             shape = {**value, "description": f"{value.get('description', '')} ({connector_id})".strip()}
             known = properties.get(key)
             if known is None:
@@ -65,6 +60,21 @@ def _extend_properties(definitions: dict[str, Any], name: str, classes: Mapping[
                 properties[key] = {"anyOf": [known, shape], "x-connectors": True}
 
 
+def _settings(definitions: dict[str, Any], cls: type[Any]) -> dict[str, Any]:
+    """Return a connector's settings as properties, older spellings included; what they refer to is added."""
+    model: type[BaseModel] | None = getattr(cls, "config_model", None)
+    if model is None:
+        return {}
+    own = model.model_json_schema(mode="validation", by_alias=False)
+    definitions.update({key: value for key, value in own.pop("$defs", {}).items() if key not in definitions})
+    properties: dict[str, Any] = own.get("properties", {})
+    for name, field in model.model_fields.items():
+        for alias in getattr(field.validation_alias, "choices", [field.validation_alias]):
+            if isinstance(alias, str) and name in properties:
+                properties.setdefault(alias, properties[name])
+    return properties
+
+
 def _open(definitions: dict[str, Any], name: str, classes: Mapping[str, type[Any]]) -> None:
     """Let ``observability`` and its sections name a connector and hold its settings."""
     sections = (name, "RoutingEventsConfig", "LoggingConfig", "StatisticsConfig", "TracingConfig")
@@ -72,7 +82,16 @@ def _open(definitions: dict[str, Any], name: str, classes: Mapping[str, type[Any
         if section in definitions:
             definitions[section].setdefault("properties", {})["connector"] = {"type": "string"}
             _extend_properties(definitions, section, classes)
-    definitions[name]["properties"]["console"] = {"type": "object"}
+    for connector_id, cls in classes.items():
+        shape = {
+            "type": "object",
+            "description": f"Settings of {connector_id}, wherever it is named.",
+            "properties": _settings(definitions, cls),
+            "additionalProperties": False,
+        }
+        short = connector_id.removeprefix("modelmesh.").rsplit(".v", 1)[0]
+        for spelling in {connector_id, short}:
+            definitions[name]["properties"].setdefault(spelling, shape)
 
 
 def _bare(shape: Mapping[str, Any]) -> dict[str, Any]:
