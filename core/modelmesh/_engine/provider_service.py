@@ -99,14 +99,14 @@ class ProviderService:
         said = f"provider {self.name!r} raised {type(error).__name__}"
         try:
             verdict = self.connector.classify_error(error)
-        except Exception:
+            known = _BY_CATEGORY[verdict.category](
+                f"{said}: {verdict.message}" if verdict.message else said,
+                status_code=verdict.status_code,
+                retry_after=verdict.retry_after,
+                retryable=verdict.retryable,
+            )
+        except Exception:  # raised, or no verdict at all
             return ProviderError(said)
-        known = _BY_CATEGORY[verdict.category](
-            f"{said}: {verdict.message}" if verdict.message else said,
-            status_code=verdict.status_code,
-            retry_after=verdict.retry_after,
-            retryable=verdict.retryable,
-        )
         known.__cause__ = error
         return known
 
