@@ -100,7 +100,7 @@ class Recorder:
             for place in model.members:
                 if place.pool.policy.deactivation.has_limits:
                     self._apply_limits(place)
-        provider.connector.report_usage(model.wire_name, usage)
+        self._report(member, usage)
         record = AttemptRecord(
             member.model_id,
             member.provider_id,
@@ -115,6 +115,17 @@ class Recorder:
         )
         self._close_attempt(call, member, record, success=True, response=response)
         return record
+
+    def _report(self, member: Member, usage: TokenUsage) -> None:
+        try:
+            member.model.provider.connector.report_usage(member.model.wire_name, usage)
+        except Exception as error:  # the answer is there: a connector's bookkeeping does not take it back
+            self._telemetry.trace(
+                Severity.WARNING,
+                f"provider.{member.provider_id}",
+                "failed to take a usage report",
+                {"error_type": type(error).__name__},
+            )
 
     def failed(
         self,
