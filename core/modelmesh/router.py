@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.call import Call
-from modelmesh._engine.driver import content_of
+from modelmesh._engine.driver import content_of, first_choice
 from modelmesh._engine.model import BATCH, STREAMING, SYNC
 from modelmesh._engine.pipeline import PipelineRequest, PipelineResult, RoutingPipeline
 from modelmesh._engine.pool import CapabilityPool
@@ -267,7 +267,6 @@ class Router:
         member = call.last_member
         assert member is not None
         record = call.attempts[-1]
-        choices = response.data.get("choices") or [{}]
         return CompletionResponse(
             content_of(response.data),
             member.model_id,
@@ -282,7 +281,7 @@ class Router:
                 "raw": response.data,
                 "receipt": call.receipt(),
                 "request_id": call.request_id,
-                "finish_reason": choices[0].get("finish_reason"),
+                "finish_reason": first_choice(response.data).get("finish_reason"),
             },
         )
 

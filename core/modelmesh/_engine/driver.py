@@ -19,7 +19,13 @@ from modelmesh._engine.pool import Member
 from modelmesh._engine.recorder import Recorder
 from modelmesh._engine.streaming import StreamProgress
 from modelmesh._engine.tokens import estimate_usage
-from modelmesh.errors import ModelMeshError, ProviderError, ProviderTimeoutError, StreamInterruptedError
+from modelmesh.errors import (
+    MalformedResponseError,
+    ModelMeshError,
+    ProviderError,
+    ProviderTimeoutError,
+    StreamInterruptedError,
+)
 from modelmesh.interfaces.provider import ProviderChunk, ProviderRequest, ProviderResponse
 
 if TYPE_CHECKING:
@@ -76,7 +82,7 @@ class Driver:
         error: ProviderError
         try:
             with self._deadlines.within(limit) as timer:
-                response = await model.provider.connector.complete(request)
+                response = _checked(await model.provider.connector.complete(request), member)
         except asyncio.CancelledError:
             if not _is_being_cancelled():
                 # The connector cancelled itself: a failed attempt like any other.
@@ -312,10 +318,23 @@ async def _close_quietly(upstream: AsyncIterator[ProviderChunk] | None) -> None:
         await close()
 
 
+def _checked(response: Any, member: Member) -> ProviderResponse:
+    """Return what a connector answered, if it is an answer at all."""
+    if isinstance(response, ProviderResponse) and isinstance(response.data, dict):
+        return response
+    found = type(response.data if isinstance(response, ProviderResponse) else response).__name__
+    raise MalformedResponseError(f"provider {member.provider_id!r} answered with {found} instead of a response")
+
+
+def first_choice(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the first choice of a chat answer; empty when it has none that can be read."""
+    choices = data.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
+
+
 def content_of(data: dict[str, Any]) -> str:
     """Return the text of the first choice of a chat answer; empty when it has none."""
-    choices = data.get("choices")
-    if not choices:
-        return ""
-    content = choices[0].get("message", {}).get("content")
+    message = first_choice(data).get("message")
+    content = message.get("content") if isinstance(message, dict) else None
     return content if isinstance(content, str) else ""
