@@ -51,6 +51,10 @@ class FakeCatalogue:
             ("observability", "modelmesh.null.v1"): _connector(None),
         }
 
+    def offer(self, kind: str, connector_id: str, config_model: type[BaseModel] | None) -> None:
+        """Add a connector."""
+        self._classes[kind, connector_id] = _connector(config_model)
+
     def resolve_id(self, kind: str, connector_id: str) -> str:
         """Return the full ID."""
         for full in (connector_id, f"modelmesh.{connector_id}.v1"):

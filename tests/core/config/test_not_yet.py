@@ -1,0 +1,244 @@
+"""Every documented key works or is refused; none is ignored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from modelmesh.config import load_config
+from modelmesh.config.models import Configuration
+from modelmesh.config.not_yet import NOT_YET, NOT_YET_VALUES, refuse_not_yet
+from modelmesh.config.reader import Document, read_text
+from modelmesh.errors import ConfigurationError, Problem
+from modelmesh.plugins import PluginHost
+
+BASE = """\
+providers: {openai.llm.v1: {api_key: k}}
+models: {m: {provider: openai.llm.v1, capabilities: [chat-completion]}}
+pools: {chat-completion: {}}
+"""
+
+PROVIDER = "providers.openai.llm.v1"
+MODEL = "models.m"
+POOL = "pools.chat-completion"
+
+WORKS: list[tuple[str, str, Any]] = [
+    # (where, as YAML, a part of the configuration that shows it was read: a dotted path and its value)
+    ("", "capabilities: {'': [compliance], compliance: [audit]}", ("capabilities.compliance", ("audit",))),
+    ("", "secrets: {cache_enabled: false}", ("secrets.cache_enabled", False)),
+    ("", "secrets: {cache_ttl: 1m}", ("secrets.cache_ttl", 60.0)),
+    ("", "secrets: {fail_on_missing: false}", ("secrets.fail_on_missing", False)),
+    ("", "secrets: {prefix: A_}", ("secrets.prefix", "A_")),
+    ("", "secrets: {config: {prefix: A_}}", ("secrets.prefix", "A_")),
+    (PROVIDER, "enabled: true", ("enabled", True)),
+    (PROVIDER, "connector: openai.llm.v1", ("connector", "openai.llm.v1")),
+    (PROVIDER, "base_url: http://127.0.0.1:1/v1", ("settings.base_url", "http://127.0.0.1:1/v1")),
+    (PROVIDER, "timeout: 30", ("settings.timeout", 30.0)),
+    (PROVIDER, "config: {timeout: 30}", ("settings.timeout", 30.0)),
+    (MODEL, "delivery: streaming", ("delivery", "streaming")),
+    (MODEL, "delivery: {synchronous: true, batch: true}", ("delivery", {"synchronous": True, "batch": True})),
+    (MODEL, "batch: {max_payload: 1KB}", ("batch", {"max_payload": 1024})),
+    (MODEL, "features: {vision: true}", ("features", {"vision": True})),
+    (MODEL, "constraints: {context_window: 9}", ("constraints", {"context_window": 9})),
+    (MODEL, "pricing: {input_per_1k_tokens: 1}", ("pricing.input_per_1k_tokens", 1.0)),
+    (POOL, "capability: chat-completion", ("capability", "chat-completion")),
+    (POOL, "models: [m]", ("models", ("m",))),
+    (POOL, "providers: [openai.llm.v1]", ("providers", ("openai.llm.v1",))),
+    (POOL, "excluded_providers: []", ("excluded_providers", ())),
+    (POOL, "priority: 2", ("priority", 2)),
+    (POOL, "strategy: round-robin", ("strategy", "modelmesh.round-robin.v1")),
+    (POOL, "{strategy: priority-selection, model_priority: [m]}", ("strategy_settings.model_priority", ["m"])),
+    (POOL, "{strategy: priority-selection, fallback_strategy: error}", ("fallback_strategy", "error")),
+    *(
+        (POOL, f"deactivation: {{{key}: {value}}}", (f"deactivation.{key}", value))
+        for key, value in {
+            "retry_limit": 9,
+            "error_rate_threshold": 0.25,
+            "error_rate_min_samples": 9,
+            "request_limit": 9,
+            "token_limit": 9,
+            "budget_limit": 9.5,
+        }.items()
+    ),
+    (POOL, "deactivation: {error_codes: [418]}", ("deactivation.error_codes", (418,))),
+    (POOL, "recovery: {cooldown: 5s}", ("recovery.cooldown", 5.0)),
+    (POOL, "retry: {max_attempts: 0}", ("retry.max_attempts", 0)),
+    (POOL, "retry: {backoff: retry_after}", ("retry.backoff", "retry_after")),
+    (POOL, "retry: {initial_delay: 5ms}", ("retry.initial_delay", 0.005)),
+    (POOL, "retry: {max_delay: 1m}", ("retry.max_delay", 60.0)),
+    (POOL, "retry: {retryable_codes: [418]}", ("retry.retryable_codes", (418,))),
+    (POOL, "retry: {non_retryable_codes: [418]}", ("retry.non_retryable_codes", (418,))),
+    (POOL, "retry: {scope: any}", ("retry.scope", "any")),
+    (POOL, "retry: {honor_retry_after: false}", ("retry.honor_retry_after", False)),
+    (POOL, "provider_deactivation: on_api_outage", ("provider_deactivation", ("on_api_outage",))),
+    (POOL, "provider_deactivation: [on_api_outage]", ("provider_deactivation", ("on_api_outage",))),
+    (POOL, "provider_recovery: on_manual", ("provider_recovery", "on_manual")),
+    ("", "routing: {allow_model_names: false}", ("routing.allow_model_names", False)),
+    ("", "storage: {connector: memory}", ("storage.connector", "modelmesh.memory.v1")),
+    ("", "storage: {sync_policy: in-memory}", ("storage.sync_policy", "in-memory")),
+    ("", "observability: {connector: modelmesh.null.v1}", ("observability.target.connector", "modelmesh.null.v1")),
+    ("", "observability: {config: {verbose: true}}", ("observability.target.settings.verbose", True)),
+    ("", "observability: {console: {verbose: true}}", ("observability.target.settings.verbose", True)),
+    ("", "observability: {console: {colorize: true}}", ("observability.target.settings.use_color", True)),
+    (
+        "",
+        "observability: {console: {timestamp_format: UNIX}}",
+        ("observability.target.settings.timestamp_format", "UNIX"),
+    ),
+    (
+        "",
+        "observability: {routing: {connector: console}}",
+        ("observability.routing.target.connector", "modelmesh.console.v1"),
+    ),
+    ("", "observability: {routing: {events: [rotation]}}", ("observability.events.filter", ("rotation",))),
+    ("", "observability: {events: {filter: [rotation]}}", ("observability.events.filter", ("rotation",))),
+    ("", "observability: {events: {include_metadata: false}}", ("observability.events.include_metadata", False)),
+    ("", "observability: {logging: {level: full}}", ("observability.logging.level", "full")),
+    ("", "observability: {logging: {redact_secrets: false}}", ("observability.logging.redact_secrets", False)),
+    ("", "observability: {logging: {max_payload_size: 1KB}}", ("observability.logging.max_payload_size", 1024)),
+    ("", "observability: {statistics: {flush_interval: 5s}}", ("observability.statistics.flush_interval", 5.0)),
+    ("", "observability: {statistics: {retention: 1d}}", ("observability.statistics.retention", 86400.0)),
+    ("", "observability: {statistics: {scopes: [model]}}", ("observability.statistics.scopes", ("model",))),
+    (
+        "",
+        "observability: {tracing: {min_severity: debug, connector: null}}",
+        ("observability.tracing.min_severity", "debug"),
+    ),
+    ("", "proxy: {host: '::1'}", ("proxy.host", "::1")),
+    ("", "proxy: {port: 1}", ("proxy.port", 1)),
+    ("", "proxy: {endpoints: [/v1/models]}", ("proxy.endpoints", ("/v1/models",))),
+    ("", "proxy: {auth: {method: bearer, tokens: [abcdefgh]}}", ("proxy.auth.is_required", True)),
+    ("", "proxy: {auth: {enabled: false, tokens: [abcdefgh]}}", ("proxy.auth.is_required", False)),
+    ("", "proxy: {cors: {enabled: false}}", ("proxy.cors.enabled", False)),
+    ("", "proxy: {cors: {origins: [http://a]}}", ("proxy.cors.origins", ("http://a",))),
+]
+
+REFUSED = [
+    ("", "secrets: {region: us-east-1}"),
+    ("", "secrets: {reload_on_rotation: true}"),
+    ("", "secrets: {store: keyring}"),
+    ("", "connectors: {packages: []}"),
+    ("", "discovery: {sync: {enabled: true}}"),
+    (PROVIDER, "auth: {method: api_key}"),
+    (PROVIDER, "quota: {query_current: false}"),
+    (PROVIDER, "budget: {daily_limit: null}"),
+    (PROVIDER, "rate_limit: {rpm: null}"),
+    (PROVIDER, "pricing: {query: false}"),
+    (PROVIDER, "error: {retryable_codes: [429]}"),
+    (PROVIDER, "discovery: {enumerate_models: false}"),
+    (PROVIDER, "catalogue: {refresh_interval: 1h}"),
+    (PROVIDER, "batch: {supported: false}"),
+    (PROVIDER, "files: {upload: false}"),
+    (PROVIDER, "fine_tuning: {supported: false}"),
+    (PROVIDER, "connection_pool: {max_connections: 50}"),
+    (PROVIDER, "max_retries: 0"),
+    (POOL, "balance_mode: relative"),
+    (POOL, "sampling: random"),
+    (POOL, "cost_basis: price"),
+    (POOL, "affinity_mode: fallback"),
+    (POOL, "session_timeout: 30m"),
+    (POOL, "rate_limit: {threshold: 0.8}"),
+    (POOL, "on_budget_exceeded: rotate"),
+    *((POOL, f"deactivation: {{{key}: 1}}") for key in (
+        "error_window", "quota_window", "maintenance_window", "maintenance_duration",
+    )),
+    *((POOL, f"recovery: {{{key}: 1}}") for key in (
+        "probe_on_start", "probe_interval", "require_probe", "on_quota_reset", "quota_reset_schedule",
+        "recover_on_quota_reset",
+    )),
+    *(("", f"storage: {{sync_policy: {policy}}}") for policy in ("sync-on-boundary", "periodic", "immediate")),
+    ("", "storage: {persistence: {sync_policy: periodic}}"),
+    *(("", f"storage: {{{key}: x}}") for key in (
+        "path", "sync_interval", "format", "compression", "encryption", "locking",
+    )),
+    ("", "observability: {local-file: {path: x}}"),
+    ("", "observability: {webhook: {url: x}}"),
+    ("", "observability: {prometheus: {port: 9090}}"),
+    ("", "observability: {logging: {connector: console, path: x}}"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed() -> PluginHost:
+    """The connectors that come with this distribution."""
+    return PluginHost()
+
+
+def place(where: str, text: str) -> dict[str, Any]:
+    """Return the base configuration with something added to one of its entries."""
+    data = read_text(BASE).data
+    if not where:
+        return data | read_text(text).data
+    section, name = where.split(".", 1)
+    data[section][name] |= read_text(text).data
+    return data
+
+
+def seen(configuration: Configuration, where: str, path: str) -> Any:
+    """Return what stands at a path of the loaded configuration."""
+    value: Any = configuration
+    if where:
+        section, name = where.split(".", 1)
+        value = getattr(configuration, section)[name]
+    for part in path.split("."):
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+    return value
+
+
+@pytest.mark.parametrize(("where", "text", "shown"), WORKS, ids=[f"{where} {text}".strip() for where, text, _ in WORKS])
+def test_a_documented_key_is_read(installed: PluginHost, where: str, text: str, shown: tuple[str, Any]) -> None:
+    """Its value is in the configuration that the engine gets."""
+    configuration = load_config(place(where, text), connectors=installed, environ={})
+
+    assert seen(configuration, where, shown[0]) == shown[1]
+
+
+@pytest.mark.parametrize(("where", "text"), REFUSED, ids=[f"{where} {text}".strip() for where, text in REFUSED])
+def test_a_documented_key_whose_part_is_to_come_is_refused(installed: PluginHost, where: str, text: str) -> None:
+    """It says that it is not supported yet, once."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(place(where, text), connectors=installed, environ={})
+
+    (problem,) = caught.value.problems
+    assert "not supported yet" in problem.message
+
+
+def test_a_connector_to_come_may_come_from_a_third_party(catalogue: Any) -> None:
+    """A setting or section of a planned name is read when an installed connector has it."""
+    from pydantic import BaseModel
+
+    class Settings(BaseModel):
+        path: str = ""
+
+    catalogue.offer("state_stores", "acme.disk.v1", Settings)
+    catalogue.offer("observability", "modelmesh.local-file.v1", Settings)
+    data = read_text(BASE.replace("openai.llm.v1", "acme.chat.v1")).data
+    data |= {
+        "storage": {"connector": "acme.disk.v1", "path": "x"},
+        "observability": {"connector": "local-file", "local-file": {"path": "y"}},
+    }
+
+    configuration = load_config(data, connectors=catalogue, environ=os.environ)
+
+    assert configuration.storage is not None
+    assert configuration.observability is not None
+    assert configuration.storage.settings.path == "x"
+    assert configuration.observability.target is not None
+    assert configuration.observability.target.settings.path == "y"
+
+
+@pytest.mark.parametrize("pattern", [*NOT_YET, *NOT_YET_VALUES])
+def test_refusing_takes_the_key_out(pattern: str) -> None:
+    """What is left is validated without a second error about the same key."""
+    data: Any = NOT_YET_VALUES[pattern][0] if pattern in NOT_YET_VALUES else 1
+    for part in reversed(pattern.replace("*", "any").split(".")):
+        data = {part: data}
+    document = Document(data)
+
+    problems: list[Problem] = refuse_not_yet(document)
+
+    assert [problem.path for problem in problems] == [pattern.replace("*", "any")]
+    assert refuse_not_yet(document) == []
