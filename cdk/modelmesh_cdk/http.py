@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+LARGE_BODY_BYTES = 1024 * 1024
+"""aiohttp warns of bytes of this size; from there on a body is handed to it as a stream of one part."""
 MAX_HEADER_BYTES = 64 * 1024
 MAX_CONNECTIONS = 1_000
 KEEPALIVE_SECONDS = 30.0
@@ -368,7 +370,8 @@ def _request(
         stream=httpx.ByteStream(body),
         extensions={"timeout": {"connect": connect, "pool": connect, "read": idle, "write": idle}},
     )
-    request.read()  # so that a transport may take the body as it is, rather than iterate over it
+    if len(body) < LARGE_BODY_BYTES:
+        request.read()  # so that a transport may take the body as it is, rather than iterate over it
     request.headers.encoding = "utf-8"  # or httpx would try each value to find out
     return request
 

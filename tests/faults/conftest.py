@@ -6,16 +6,21 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import httpx
 import pytest
 import yaml
 
+from modelmesh.errors import ProviderError
+from modelmesh.interfaces.provider import Timeouts
 from modelmesh.mesh import ModelMesh
 from modelmesh.router import CompletionRequest, CompletionResponse
-from modelmesh_cdk.testing import FaultServer
+from modelmesh_cdk.http import Http
+from modelmesh_cdk.testing import FaultServer, refused_url
 
 CANARY = "sk-canary-Zq7vR3nT9xW1mK5pL8dF"
 """The key of every provider here; it may be seen nowhere but in the header of a request."""
@@ -153,6 +158,19 @@ class World:
         finally:
             for server in self.servers:
                 server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """Load aiohttp and the certificates once, so that no test with short clocks pays for it."""
+
+    async def fail_once() -> None:
+        http = Http()
+        with suppress(ProviderError):
+            await http.send("GET", httpx.URL(refused_url()), dict, timeouts=Timeouts())
+        await http.close()
+
+    asyncio.run(fail_once())
 
 
 @pytest.fixture(params=["aiohttp", "httpx"])
