@@ -17,6 +17,7 @@ import pytest
 
 from modelmesh.mesh import ModelMesh
 from modelmesh_cdk.testing import FaultServer, faults
+from modelmesh_plugins.server.app import create_app
 from modelmesh_plugins.server.runner import ProxyServer
 from modelmesh_plugins.server.settings import ServerSettings
 
@@ -70,6 +71,33 @@ def door(request: pytest.FixtureRequest) -> Iterator[Door]:
         yield Door(first, second, server, client, http)
 
 
+@dataclass
+class Inside:
+    """The same without a socket between caller and server, which takes no time to start and stop."""
+
+    first: FaultServer
+    second: FaultServer
+    mesh: ModelMesh
+
+    def post(self, body: Mapping[str, Any]) -> httpx.Response:
+        """Ask for a chat, on the mesh's own loop."""
+
+        async def asking() -> httpx.Response:
+            transport = httpx.ASGITransport(create_app(self.mesh))
+            async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+                return await http.post("/v1/chat/completions", json=body)
+
+        return self.mesh.run(asking())
+
+
+@pytest.fixture
+def inside() -> Iterator[Inside]:
+    """Two providers and a mesh."""
+    with FaultServer() as first, FaultServer() as second, ModelMesh(environ={}) as mesh:
+        mesh.initialize(config_of(first, second))
+        yield Inside(first, second, mesh)
+
+
 def data_of(answer: httpx.Response) -> list[Any]:
     """Return the data of each event, parsed but for ``[DONE]``."""
     lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
@@ -97,12 +125,12 @@ def test_a_failing_provider_is_rotated_away_unseen(door: Door, fault: faults.Ste
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == "second"
 
 
-def test_a_stream_that_breaks_before_content_is_rotated_away(door: Door) -> None:
+def test_a_stream_that_breaks_before_content_is_rotated_away(inside: Inside) -> None:
     """A role alone commits to nothing."""
-    door.first.script(faults.stream(end="cut"))
-    door.second.script("second")
+    inside.first.script(faults.stream(end="cut"))
+    inside.second.script("second")
 
-    events = data_of(door.post(STREAM))
+    events = data_of(inside.post(STREAM))
 
     assert "".join(each["choices"][0]["delta"].get("content", "") for each in events[:-1]) == "second"
     assert events[-1] == "[DONE]"
@@ -124,13 +152,13 @@ def test_a_stream_that_breaks_before_content_is_rotated_away(door: Door) -> None
 )
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["plain", "streamed"])
 def test_when_everybody_fails_the_status_says_how(
-    door: Door, body: Mapping[str, Any], fault: faults.Step | int, status: int, kind: str, code: str | None
+    inside: Inside, body: Mapping[str, Any], fault: faults.Step | int, status: int, kind: str, code: str | None
 ) -> None:
     """502 as a rule; what every provider says alike and concerns the caller is passed on."""
-    door.first.script(fault)
-    door.second.script(fault)
+    inside.first.script(fault)
+    inside.second.script(fault)
 
-    answer = door.post(body)
+    answer = inside.post(body)
 
     assert answer.status_code == status
     error = answer.json()["error"]
@@ -140,21 +168,21 @@ def test_when_everybody_fails_the_status_says_how(
     assert "sk-upstream" not in answer.text
 
 
-def test_the_providers_wait_is_passed_on(door: Door) -> None:
+def test_the_providers_wait_is_passed_on(inside: Inside) -> None:
     """``Retry-After`` reaches the caller, in whole seconds."""
-    door.first.script(faults.status(429, retry_after=7))
-    door.second.script(faults.status(429, retry_after=7))
+    inside.first.script(faults.status(429, retry_after=7))
+    inside.second.script(faults.status(429, retry_after=7))
 
-    assert door.post(BODY).headers["retry-after"] == "7"
+    assert inside.post(BODY).headers["retry-after"] == "7"
 
 
-def test_a_resting_pool_answers_503_and_when_to_come_back(door: Door) -> None:
+def test_a_resting_pool_answers_503_and_when_to_come_back(inside: Inside) -> None:
     """Once all models rest nobody is called, and ``Retry-After`` says for how long."""
-    for upstream in (door.first, door.second):
+    for upstream in (inside.first, inside.second):
         upstream.script(*[faults.status(429, retry_after=30)] * 3)
-    door.post(BODY)
+    inside.post(BODY)
 
-    answer = door.post(BODY)
+    answer = inside.post(BODY)
 
     assert answer.status_code in (429, 503)
     assert 0 < int(answer.headers["retry-after"]) <= 30
@@ -186,11 +214,11 @@ def test_a_callers_mistake_is_answered_as_the_provider_answered_it(door: Door) -
 
 
 @pytest.mark.parametrize("end", ["cut", "reset", "error", "malformed", "silent"])
-def test_a_stream_that_breaks_after_content_ends_with_an_error_event(door: Door, end: faults.StreamEnd) -> None:
+def test_a_stream_that_breaks_after_content_ends_with_an_error_event(inside: Inside, end: faults.StreamEnd) -> None:
     """What came stays; then an error in OpenAI's shape, and no ``[DONE]``."""
-    door.first.script(faults.stream("Hel", "lo", end=end))
+    inside.first.script(faults.stream("Hel", "lo", end=end))
 
-    answer = door.post(STREAM)
+    answer = inside.post(STREAM)
 
     events = data_of(answer)
     assert answer.status_code == 200
@@ -212,46 +240,46 @@ def test_the_client_raises_a_broken_stream(door: Door) -> None:
     assert "".join(seen) == "Hello"
 
 
-def test_providers_bytes_pass_unchanged(door: Door) -> None:
+def test_providers_bytes_pass_unchanged(inside: Inside) -> None:
     """Fields nobody here knows reach the caller."""
     chunk = {**faults.chunk(text="hi"), "x_vendor": {"zone": "eu"}}
-    door.first.script(faults.events(chunk, faults.chunk(finish_reason="stop"), end="done"))
+    inside.first.script(faults.events(chunk, faults.chunk(finish_reason="stop"), end="done"))
 
-    events = data_of(door.post(STREAM))
+    events = data_of(inside.post(STREAM))
 
     assert events[0] == chunk
 
 
-def test_chunks_are_completed_to_openais_shape(door: Door) -> None:
+def test_chunks_are_completed_to_openais_shape(inside: Inside) -> None:
     """Servers that leave out ``id``, ``object`` and the like do not break clients."""
     bare = {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": None}]}
-    door.first.script(faults.events(bare, faults.chunk(finish_reason="stop"), end="done"))
+    inside.first.script(faults.events(bare, faults.chunk(finish_reason="stop"), end="done"))
 
-    first = data_of(door.post(STREAM))[0]
+    first = data_of(inside.post(STREAM))[0]
 
     assert first["object"] == "chat.completion.chunk"
     assert first["id"]
     assert first["model"]
 
 
-def test_usage_is_counted_where_the_provider_gives_none(door: Door) -> None:
+def test_usage_is_counted_where_the_provider_gives_none(inside: Inside) -> None:
     """A caller who asks for usage gets it, estimated if need be."""
-    door.first.script(faults.stream("some", " words", usage=False))
+    inside.first.script(faults.stream("some", " words", usage=False))
 
-    events = data_of(door.post({**STREAM, "stream_options": {"include_usage": True}}))
+    events = data_of(inside.post({**STREAM, "stream_options": {"include_usage": True}}))
 
     assert events[-2]["choices"] == []
     assert events[-2]["usage"]["total_tokens"] > 0
 
 
 @pytest.mark.parametrize("asked", [True, False, None], ids=["asked", "declined", "not said"])
-def test_the_mesh_is_told_usage_whatever_the_caller_wants(door: Door, asked: bool | None) -> None:
+def test_the_mesh_is_told_usage_whatever_the_caller_wants(inside: Inside, asked: bool | None) -> None:
     """Declining usage keeps it from the caller, not from the mesh's own counts."""
     options = {} if asked is None else {"stream_options": {"include_usage": asked}}
 
-    events = data_of(door.post({**STREAM, **options}))
+    events = data_of(inside.post({**STREAM, **options}))
 
-    assert door.first.requests[0].json["stream_options"] == {"include_usage": True}
+    assert inside.first.requests[0].json["stream_options"] == {"include_usage": True}
     assert any("usage" in each for each in events[:-1] if each.get("usage")) is bool(asked)
 
 
