@@ -111,7 +111,7 @@ class _Loading:
         if "proxy" in self._data:
             self._data["proxy"] = self._desk.resolve(self._data["proxy"], ("proxy",))
         configuration = self._validate()
-        self._problems += check_references(self._document, self._problems)
+        self._desk.add_new(check_references(self._document, self._problems))
         if self._problems:
             raise ConfigurationError.from_problems(self._shown())
         assert configuration is not None

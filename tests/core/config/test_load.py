@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, field_validator
 
 from modelmesh._engine.build import pool_policy
 from modelmesh.config.models import Configuration
@@ -33,7 +36,8 @@ def problems(load: Load, text: str) -> tuple[Problem, ...]:
     """Load what must not load, and return what was found."""
     with pytest.raises(ConfigurationError) as caught:
         load(text, ENVIRON)
-    assert CANARY not in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(caught.value.problems)
+    assert CANARY not in shown
     return caught.value.problems
 
 
@@ -166,3 +170,153 @@ def test_parts_without_a_connector_share_the_default_one(load: Load) -> None:
         ("logging", "modelmesh.null.v1"),
         ("statistics", "modelmesh.console.v1"),
     ]
+
+
+def test_a_wrong_type_hides_no_dangling_reference(load: Load) -> None:
+    """Everything is reported at once, in the document's order, and nothing that only follows from it."""
+    text = (
+        BASE.replace("[chat-completion]", "[chat-completoin]")
+        + "  n: {provider: acme, capabilities: 5}\n"
+        + POOL
+        + "    deadline: soon\n    models: [x]\n    include: 7\n"
+        + "observability: {events: {filter: [rotatoin]}}\n"
+    )
+
+    found = problems(load, text)
+
+    assert [problem.line for problem in found] == [7, 8, 8, 11, 12, 13, 14]
+    assert {problem.path for problem in found} == {
+        "models.m.capabilities[0]",
+        "models.n.provider",
+        "models.n.capabilities",
+        "pools.chat-completion.deadline",
+        "pools.chat-completion.models[0]",
+        "pools.chat-completion.include",
+        "observability.events.filter[0]",
+    }
+
+
+@pytest.mark.parametrize(
+    ("added", "path"),
+    [
+        (POOL + "    capability: '${secrets:ACME_KEY}'\n", "pools.chat-completion.capability"),
+        (POOL + "    deadline: '${secrets:ACME_KEY}'\n", "pools.chat-completion.deadline"),
+        (POOL + "routing: {allow_model_names: '${secrets:ACME_KEY}'}\n", "routing.allow_model_names"),
+        ("  n: {provider: acme.chat.v1, capabilities: ['${secrets:ACME_KEY}']}\n" + POOL, "models.n.capabilities[0]"),
+        (POOL + "observability: {logging: {level: '${secrets:ACME_KEY}'}}\n", "observability.logging.level"),
+    ],
+    ids=["capability", "duration", "flag", "list", "choice"],
+)
+def test_a_secret_reference_elsewhere_says_where_they_are_read(load: Load, added: str, path: str) -> None:
+    """It would be taken literally there."""
+    found = {problem.path: problem.message for problem in problems(load, BASE + added)}
+
+    assert "references are read in the settings of connectors" in found[path]
+
+
+def test_a_variable_without_secrets_is_not_taken_literally(load: Load) -> None:
+    """The commonest slip sends no request with a key that is no key."""
+    (problem,) = problems(load, BASE.replace("secrets:", "") + POOL)
+
+    assert "write ${secrets:ACME_KEY}" in problem.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        POOL + "    strategy_instnce: x\n",
+        POOL + "storage: {instanc: x}\n",
+        POOL + "proxy: {resolvr: x}\nresolvr: x\n",
+        POOL + "observability: {logging: {targt: x}}\n",
+        POOL + "secrets: {instanc: x}\n",
+    ],
+    ids=["strategy", "storage", "root", "target", "secrets"],
+)
+def test_hints_offer_only_what_a_file_can_hold(load: Load, text: str) -> None:
+    """Names of what is passed in code, or computed, are not suggested."""
+    for problem in problems(load, BASE + text):
+        offered = problem.message.split("; ", 1)[1]
+        assert not any(name in offered for name in ("instance", "settings", "target", "resolver"))
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("providers: {acme.chat.v1: {instance: x}}\n", "providers.acme.chat.v1.instance"),
+        (BASE + POOL + "    strategy_instance: x\n", "pools.chat-completion.strategy_instance"),
+        (BASE + POOL + "observability: {instance: {a: 1}}\n", "observability.instance"),
+        (BASE + POOL + "resolver: x\n", "resolver"),
+        (BASE + POOL + "    strategy_settings: {a: 1}\n", "pools.chat-completion.strategy_settings"),
+        (BASE + POOL + "observability: {target: {connector: x}}\n", "observability.target"),
+    ],
+    ids=["provider", "strategy", "observability", "resolver", "settings", "target"],
+)
+def test_what_is_passed_in_code_cannot_be_written_in_a_file(load: Load, text: str, path: str) -> None:
+    """It would be text where an object is meant."""
+    assert path in [problem.path for problem in problems(load, text)]
+
+
+@pytest.mark.parametrize(
+    ("section", "path", "words"),
+    [
+        ("{connector: 'null', console: {colorize: true}}", "observability.console", "nothing reads this"),
+        ("{console: {colourise: true}}", "observability.console.colourise", "did you mean 'colorize'"),
+        ("{console: {colorize: maybe}}", "observability.console.colorize", "true or false"),
+        ("{connector: console, colorize: maybe}", "observability.colorize", "true or false"),
+        ("{console: {colorize: maybe}, colorize: true, routin: 1}", "observability.routin", "did you mean 'routing'"),
+        ("{connector: null}", "observability.connector", "in quotes"),
+        ("{tracing: {colorize: true}}", "observability.tracing.colorize", "unknown key"),
+        ("{logging: {connector: consle}, console: {}}", "observability.logging.connector", "modelmesh.console.v1"),
+    ],
+    ids=["unused", "typo", "type", "beside", "overridden", "null", "no connector", "unknown"],
+)
+def test_connector_sections_are_checked_where_they_stand(load: Load, section: str, path: str, words: str) -> None:
+    """A section of a connector's own name is validated when it serves, and refused when it serves nobody."""
+    (problem,) = problems(load, f"{BASE}{POOL}observability: {section}\n")
+
+    assert (problem.path, problem.line) == (path, 10)
+    assert words in problem.message
+
+
+def test_a_connectors_section_serves_every_part_that_names_it(load: Load) -> None:
+    """What a part gives itself wins."""
+    text = "observability: {connector: 'null', console: {colorize: false}, logging: {connector: console},"
+    section = load(f"{BASE}{POOL}{text} routing: {{connector: console, colorize: true}}}}\n", ENVIRON).observability
+
+    assert section is not None
+    assert section.logging.target is not None
+    assert section.routing.target is not None
+    assert (section.logging.target.settings.colorize, section.routing.target.settings.colorize) == (False, True)
+
+
+def test_a_heading_with_nothing_under_it_is_no_mistake(load: Load) -> None:
+    """Sections whose lines are commented out are as good as absent."""
+    assert load(BASE + POOL + "proxy:\nsecrets:\nobservability:\nstorage:\n", ENVIRON).observability is None
+
+
+def test_a_switched_off_provider_is_not_looked_at(load: Load) -> None:
+    """Its plugin and its key may be missing."""
+    off = "  other.llm.v1: {enabled: false, api_key: '${secrets:NOPE}'}\n"
+
+    assert load(BASE.replace("models:", off + "models:") + POOL, ENVIRON).providers["other.llm.v1"].enabled is False
+
+
+def test_a_validator_that_repeats_a_secret_is_muted(load: Load, catalogue: Any) -> None:
+    """Whatever a third party's connector says, a resolved secret is taken out of it."""
+
+    class Settings(BaseModel):
+        api_key: str
+
+        @field_validator("api_key")
+        @classmethod
+        def _refuse(cls, value: str) -> str:
+            raise ValueError(f"cannot use {value}")
+
+    catalogue.offer("providers", "acme.chat.v1", Settings)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(BASE + POOL, ENVIRON)
+
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(caught.value.problems)
+    assert CANARY not in shown
+    assert "cannot use ***" in shown
