@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import httpx
 from pydantic import Field, SecretStr, field_validator
 
+from modelmesh.config.durations import PositiveDuration
 from modelmesh.errors import MalformedResponseError, ProviderError, UnsupportedRequestError
 from modelmesh.interfaces.provider import (
     ModelInfo,
@@ -44,7 +45,9 @@ class OpenAICompatibleConfig(BaseProviderConfig):
     api_key: SecretStr = Field(
         default=SecretStr(""), description="Sent as a bearer token; write it as ${secrets:NAME}. Empty for none."
     )
-    timeout: float | None = Field(default=None, gt=0, description="Whole request, in seconds; by default the pool's.")
+    timeout: PositiveDuration | None = Field(
+        default=None, description="Whole request (duration); by default the pool's."
+    )
     organization: str | None = Field(default=None, description="Sent as OpenAI-Organization.")
     project: str | None = Field(default=None, description="Sent as OpenAI-Project.")
     headers: dict[str, SecretStr] = Field(default={}, description="Further headers to send.")

@@ -36,7 +36,7 @@ WORKS: list[tuple[str, str, Any]] = [
     (PROVIDER, "enabled: true", ("enabled", True)),
     (PROVIDER, "connector: openai.llm.v1", ("connector", "openai.llm.v1")),
     (PROVIDER, "base_url: http://127.0.0.1:1/v1", ("settings.base_url", "http://127.0.0.1:1/v1")),
-    (PROVIDER, "timeout: 30", ("settings.timeout", 30.0)),
+    (PROVIDER, "timeout: 30s", ("settings.timeout", 30.0)),
     (PROVIDER, "config: {timeout: 30}", ("settings.timeout", 30.0)),
     (MODEL, "delivery: streaming", ("delivery", "streaming")),
     (MODEL, "delivery: {synchronous: true, batch: true}", ("delivery", {"synchronous": True, "batch": True})),
