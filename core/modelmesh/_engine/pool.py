@@ -419,8 +419,9 @@ class CapabilityPool:
         due = NEVER if rest is None else now + rest
         with self._lock:
             if not member.active:
-                member.due = max(member.due, due)
-                if member.due == due:
+                # An order by hand is the reason whatever else holds, and nothing that ends takes its place.
+                if due > member.due or reason == DeactivationReason.MANUAL:
+                    member.due = due
                     member.reason = reason
                 self._note_next_due()
                 return False
