@@ -192,7 +192,7 @@ def _provider(
     connector.bind(_context("provider", name, telemetry, clock, random))
     state = ProviderState()
     state.configure(clock=clock)
-    return ProviderService(name, connector, state, entry.connector)
+    return ProviderService(name, connector, state, entry.connector, telemetry=telemetry)
 
 
 def _state_store(section: Any, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random) -> StateStore:

@@ -19,12 +19,14 @@ from modelmesh.errors import (
     RateLimitError,
     UnsupportedRequestError,
 )
+from modelmesh.interfaces.observability import EventType
 from modelmesh.interfaces.provider import ProviderConnector, RateLimitStatus
 from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
 from modelmesh.state import ProviderState
 
 if TYPE_CHECKING:
     from modelmesh._engine.model import Model
+    from modelmesh._engine.telemetry import Telemetry
 
 _BY_CATEGORY: dict[Category, type[ProviderError]] = {
     "rate_limit": RateLimitError,
@@ -56,13 +58,32 @@ class ProviderService:
         deactivated: Why it may not be called, or None.
     """
 
-    __slots__ = ("connector", "connector_id", "deactivated", "models", "name", "rate_limits", "state", "troubles")
+    __slots__ = (
+        "_telemetry",
+        "connector",
+        "connector_id",
+        "deactivated",
+        "models",
+        "name",
+        "rate_limits",
+        "state",
+        "troubles",
+    )
 
-    def __init__(self, name: str, connector: ProviderConnector, state: ProviderState, connector_id: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        connector: ProviderConnector,
+        state: ProviderState,
+        connector_id: str = "",
+        *,
+        telemetry: Telemetry,
+    ) -> None:
         self.name = name
         self.connector = connector
         self.connector_id = connector_id
         self.state = state
+        self._telemetry = telemetry
         self.models: list[Model] = []
         self.rate_limits: RateLimitStatus | None = None
         self.deactivated: str | None = None
@@ -134,10 +155,16 @@ class ProviderService:
         self.troubles = 0
         self.state.available = True
         self.state.auth_valid = True
+        self._telemetry.event(EventType.PROVIDER_RECOVERED, provider_id=self.name, metadata={"trigger": trigger.value})
         for model in self.models:
             for member in model.members:
                 if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
                     member.pool.recover_member(member, trigger, now=now)
+        self._telemetry.event(
+            EventType.PROVIDER_HEALTH_CHANGED,
+            provider_id=self.name,
+            metadata={"old": "unavailable", "new": "healthy", "status": "healthy"},
+        )
 
     def count_active(self) -> None:
         """Bring ``active_model_count`` up to date."""
