@@ -197,6 +197,10 @@ class Recorder:
             # It was called as a last resort while it rested, and it answered.
             pool = member.pool
             pool.recover_member(member, RecoveryTrigger.PROBE_SUCCESS, now=pool.clock.monotonic())
+        provider = member.model.provider
+        if provider.deactivated is not None and member.active:
+            # Somebody had it return by hand. The answer of a call that began before the trouble proves nothing.
+            provider.recover(RecoveryTrigger.PROBE_SUCCESS, member.pool.clock.monotonic())
 
     def _blame(self, call: Call, member: Member, error: ProviderError) -> None:
         category = error.category
