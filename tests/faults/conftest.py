@@ -18,6 +18,7 @@ import yaml
 from modelmesh.errors import ProviderError
 from modelmesh.interfaces.provider import Timeouts
 from modelmesh.mesh import ModelMesh
+from modelmesh.plugins import PluginHost
 from modelmesh.router import CompletionRequest, CompletionResponse
 from modelmesh_cdk.http import Http
 from modelmesh_cdk.testing import FaultServer, refused_url
@@ -66,11 +67,12 @@ class World:
         servers: In the order of the pool.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plugins: PluginHost) -> None:
         self.clock = JumpingClock()
         self.servers: list[FaultServer] = []
         self._urls: list[str] = []
         self._folder = folder
+        self._plugins = plugins
         self._mesh: ModelMesh | None = None
 
     def provider(self, *script: Any, **options: Any) -> FaultServer:
@@ -125,7 +127,7 @@ class World:
         }
         file = self._folder / "mesh.yaml"
         file.write_text(yaml.safe_dump(document), encoding="utf-8")
-        self._mesh = ModelMesh(clock=self.clock, environ={"FAULT_KEY": CANARY})
+        self._mesh = ModelMesh(clock=self.clock, plugins=self._plugins, environ={"FAULT_KEY": CANARY})
         self._mesh.initialize(file)
         return self._mesh
 
@@ -173,6 +175,12 @@ def _warm() -> None:
     asyncio.run(fail_once())
 
 
+@pytest.fixture(scope="session")
+def plugins() -> PluginHost:
+    """The installed plugins, found once: reading their metadata takes longer than most tests here."""
+    return PluginHost()
+
+
 @pytest.fixture(params=["aiohttp", "httpx"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The carrier of the bytes: aiohttp as with the ``fast`` extra, or httpx's own as without it."""
@@ -185,17 +193,17 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def world(tmp_path: Path, transport: str) -> Iterator[World]:
+def world(tmp_path: Path, plugins: PluginHost, transport: str) -> Iterator[World]:
     """Providers and a mesh, once for each transport."""
-    world = World(tmp_path)
+    world = World(tmp_path, plugins)
     yield world
     world.close()
 
 
 @pytest.fixture
-def lone_world(tmp_path: Path) -> Iterator[World]:
+def lone_world(tmp_path: Path, plugins: PluginHost) -> Iterator[World]:
     """Providers and a mesh, for what does not depend on the transport."""
-    world = World(tmp_path)
+    world = World(tmp_path, plugins)
     yield world
     world.close()
 
