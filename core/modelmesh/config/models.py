@@ -446,7 +446,6 @@ class LoggingConfig(ObservedSection):
 class StatisticsConfig(ObservedSection):
     """Aggregate figures."""
 
-    flush_interval: PositiveDuration = Field(default=60.0, description="How often figures are sent (duration).")
     retention: PositiveDuration = Field(default=7 * 86400.0, description="How far back queries reach (duration).")
     scopes: tuple[Literal["model", "provider", "pool"], ...] = Field(
         default=("model", "provider", "pool"), min_length=1, description="What figures are kept for."

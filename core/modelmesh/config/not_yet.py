@@ -36,6 +36,7 @@ NOT_YET: tuple[str, ...] = (
     "pools.*.recovery.on_quota_reset",
     "pools.*.recovery.quota_reset_schedule",
     "storage.sync_interval",
+    "observability.statistics.flush_interval",
     "storage.format",
     "storage.compression",
     "storage.encryption",

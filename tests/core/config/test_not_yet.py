@@ -99,7 +99,6 @@ WORKS: list[tuple[str, str, Any]] = [
     ("", "observability: {logging: {level: full}}", ("observability.logging.level", "full")),
     ("", "observability: {logging: {redact_secrets: false}}", ("observability.logging.redact_secrets", False)),
     ("", "observability: {logging: {max_payload_size: 1KB}}", ("observability.logging.max_payload_size", 1024)),
-    ("", "observability: {statistics: {flush_interval: 5s}}", ("observability.statistics.flush_interval", 5.0)),
     ("", "observability: {statistics: {retention: 1d}}", ("observability.statistics.retention", 86400.0)),
     ("", "observability: {statistics: {scopes: [model]}}", ("observability.statistics.scopes", ("model",))),
     (
@@ -154,6 +153,7 @@ REFUSED = [
     *(("", f"storage: {{{key}: x}}") for key in (
         "path", "sync_interval", "format", "compression", "encryption", "locking",
     )),
+    ("", "observability: {statistics: {flush_interval: 60s}}"),
     ("", "observability: {local-file: {path: x}}"),
     ("", "observability: {webhook: {url: x}}"),
     ("", "observability: {prometheus: {port: 9090}}"),
