@@ -58,6 +58,8 @@ class PipelineContext:
         active: Whether candidates were narrowed to active ones.
         selection: The strategy's choice, after the fifth.
         selected: The chosen member.
+        allowed: Whom a stage of somebody's own left; None when none has spoken. Binds retries and last resorts, too.
+        fallback: Who stood to be chosen before a preference narrowed that; None without one.
         metadata: For stages to tell one another things.
     """
 
@@ -65,7 +67,9 @@ class PipelineContext:
         "_explicit",
         "_view",
         "active",
+        "allowed",
         "delivered",
+        "fallback",
         "metadata",
         "pool",
         "pool_index",
@@ -88,6 +92,8 @@ class PipelineContext:
         self.selection: SelectionResult | None = None
         self.selected: Member | None = None
         self.selection_request: SelectionRequest | None = None
+        self.allowed: Sequence[Member] | None = None
+        self.fallback: Sequence[Member] | None = None
         self.metadata: dict[str, Any] = {}
         self._explicit: Sequence[Member] | None = None
         self._view: Sequence[Member] | None = None
@@ -126,6 +132,11 @@ class PipelineContext:
 
     @candidates.setter
     def candidates(self, members: Sequence[Member]) -> None:
+        self._explicit = self.allowed = members
+        self.fallback = None
+
+    def offer(self, members: Sequence[Member]) -> None:
+        """Set the candidates without forbidding the others."""
         self._explicit = members
 
     def narrow(self, keep: Callable[[Member], bool]) -> None:
@@ -140,6 +151,8 @@ class PipelineContext:
         self.provider = None
         self.selection = None
         self.selected = None
+        self.allowed = None
+        self.fallback = None
         self._explicit = None
         self._view = None
 
@@ -185,11 +198,17 @@ class PipelineResult:
 
     def others(self) -> Sequence[Member]:
         """The other candidates, best first; asked of the strategy only when needed."""
-        if len(self.candidates) < 2:
+        context = self.context
+        candidates = self.candidates if context.fallback is None else context.fallback
+        if len(candidates) < 2:
             return ()
-        request = self.context.selection_request
+        request = context.selection_request
         assert request is not None
-        return self.pool.rank(self.candidates, request, self.selection)
+        ranked = self.pool.rank(candidates, request, self.selection)
+        if context.fallback is None:
+            return ranked
+        # A preference is no condition: those of the preferred provider first, and then everybody else.
+        return sorted(ranked, key=lambda member: member.provider_id != context.provider)
 
     @property
     def fallback_chain(self) -> list[Model]:
@@ -205,8 +224,10 @@ class PipelineResult:
 
     def everyone(self) -> Sequence[Member]:
         """Every member that could serve the request, active or not."""
-        resolution = self.context.resolution
+        resolution, allowed = self.context.resolution, self.context.allowed
         assert resolution is not None
+        if allowed is not None:
+            return [member for member in allowed if self.delivery_mode in member.model.definition.delivery]
         return self.pool.candidates(node=resolution.node, only=resolution.only, mode=self.delivery_mode)
 
 
@@ -296,7 +317,7 @@ class FilterState(PipelineStage):
         context.active = True
         context.narrow(lambda member: member.active)
         if not context.candidates:
-            context.candidates = self._resting_after_errors(context, everyone)
+            context.offer(self._resting_after_errors(context, everyone))
         preferred = context.request.preferred_provider
         if preferred is not None:
             self._prefer(context, preferred)
@@ -314,9 +335,11 @@ class FilterState(PipelineStage):
         before = context.candidates
         context.provider = provider
         context.narrow(lambda member: member.provider_id == provider)
-        if not context.candidates:
+        if context.candidates:
+            context.fallback = before
+        else:
             context.provider = None
-            context.candidates = before
+            context.offer(before)
 
 
 class SelectModel(PipelineStage):
@@ -328,6 +351,12 @@ class SelectModel(PipelineStage):
         """Set ``context.selection`` and ``context.selected``."""
         request, pool = context.request, context.pool
         assert pool is not None
+        if not context.candidates:
+            raise RoutingError(
+                f"no model of pool {pool.name!r} is left for {request.capability!r}: a routing stage removed them all",
+                pool_name=pool.name,
+                details={"capability": request.capability},
+            )
         asked = context.selection_request = SelectionRequest(
             request.capability, request.delivery_mode, request.session_id, request.metadata
         )
