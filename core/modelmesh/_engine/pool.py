@@ -90,6 +90,15 @@ class Member:
     def __repr__(self) -> str:
         return f"Member({self.model_id!r}, pool={self.pool.name!r}, {self.status})"
 
+    def take_place_of(self, other: Member) -> None:
+        """Go on where the member of an earlier definition of the model stood."""
+        self.active = other.active
+        self.reason = other.reason
+        self.due = other.due
+        self.ejections = other.ejections
+        self.probation = other.probation
+        self.rested_at = other.rested_at
+
     @property
     def status(self) -> str:
         """``active`` or ``standby`` in this pool."""
@@ -283,7 +292,9 @@ class CapabilityPool:
             for model in models:
                 member = before.get(model.name)
                 if member is None or member.model is not model:
-                    member = Member(model, self)
+                    replaced, member = member, Member(model, self)
+                    if replaced is not None:
+                        member.take_place_of(replaced)
                     model.members.append(member)
                 self._members[model.name] = member
             gone = [member for name, member in before.items() if self._members.get(name) is not member]
@@ -293,7 +304,8 @@ class CapabilityPool:
         added = [name for name in self._members if name not in before]
         removed = [name for name in before if name not in self._members]
         if added or removed:
-            only = added[0] if len(added) == 1 and not removed else None
+            moved = [*added, *removed]
+            only = moved[0] if len(moved) == 1 else None
             self._telemetry.event(
                 EventType.POOL_MEMBERSHIP_CHANGED,
                 pool_id=self.name,
