@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,11 +34,14 @@ KEEPALIVE_SECONDS = 30.0
 
 @dataclass(slots=True)
 class HttpReply:
-    """An answer, read whole. Header names are in lower case."""
+    """An answer, read whole. Header names are in lower case.
+
+    A repr shows neither headers nor body: it stands in tracebacks, and some gateways answer with the request's key.
+    """
 
     status: int
-    headers: dict[str, str]
-    body: bytes
+    headers: dict[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
     def json(self) -> Any:
         """Return what the body says.
@@ -46,13 +49,10 @@ class HttpReply:
         Raises:
             MalformedResponseError: It is no JSON.
         """
-        try:
+        with suppress(ValueError, RecursionError):  # what they hold of the body goes no further
             return decode_json(self.body)
-        except (ValueError, RecursionError):
-            kind = self.headers.get("content-type", "no content type")
-            raise MalformedResponseError(
-                f"expected JSON, got {len(self.body)} bytes of {kind}", status_code=self.status
-            ) from None
+        kind = self.headers.get("content-type", "no content type")
+        raise MalformedResponseError(f"expected JSON, got {len(self.body)} bytes of {kind}", status_code=self.status)
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class HttpStream:
     """An answer whose body is still coming. Header names are in lower case."""
 
     status: int
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
     _response: httpx.Response
     _limit: int
     _ends_at: float | None = None

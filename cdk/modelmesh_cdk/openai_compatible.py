@@ -231,9 +231,9 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
 
     async def _refuse_errors(self, reply: HttpStream) -> None:
         if reply.status >= 300:
-            body = await reply.read()
+            error = self._parse_error(reply.status, reply.headers, await reply.read())
             self._note_rate_limits(reply.headers)
-            raise self._parse_error(reply.status, reply.headers, body)
+            raise error
 
     def _object(self, reply: HttpReply) -> dict[str, Any]:
         """Return a body that must be a JSON object and no error."""

@@ -90,6 +90,7 @@ class World:
         self,
         *,
         provider: Mapping[str, Any] | None = None,
+        providers: Mapping[str, Mapping[str, Any]] | None = None,
         sections: Mapping[str, Any] | None = None,
         **pool: Any,
     ) -> ModelMesh:
@@ -97,6 +98,7 @@ class World:
 
         Args:
             provider: Further settings of every provider.
+            providers: Further settings of single ones, by name.
             sections: Further sections of the file.
             pool: Settings of the pool; without any it neither retries nor waits long.
         """
@@ -107,6 +109,7 @@ class World:
                     "base_url": url,
                     "api_key": "${secrets:FAULT_KEY}",
                     **(provider or {}),
+                    **(providers or {}).get(f"p{place}", {}),
                 }
                 for place, url in enumerate(self._urls)
             },
