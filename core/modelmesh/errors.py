@@ -254,6 +254,7 @@ class ProviderError(ModelMeshError):
         category: See `Category`.
         retry_after: Seconds the provider asked to wait, or None.
         code: The provider's own error code (OpenAI's ``error.code``), or None.
+        sent: Whether the request may have reached the provider, who may then bill it.
     """
 
     category: Category = "unknown"
@@ -269,8 +270,10 @@ class ProviderError(ModelMeshError):
         code: str | None = None,
         retryable: bool | None = None,
         details: Mapping[str, Any] | None = None,
+        sent: bool = True,
     ) -> None:
         super().__init__(message, details=details, retryable=retryable)
+        self.sent = sent
         self.provider_id = provider_id
         self.model_id = model_id
         self.status_code = status_code

@@ -165,6 +165,12 @@ class ModelState:
         self.last_failure = self._now()
         self._record_outcome(failed=True)
 
+    def start_period(self) -> None:
+        """Count quota, tokens and cost anew: a quota's day or month has begun."""
+        self.quota_used = 0
+        self.tokens_used = 0
+        self.cost_accumulated = 0.0
+
     def _record_outcome(self, *, failed: bool) -> None:
         outcomes = self._outcomes
         if len(outcomes) == outcomes.maxlen:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modelmesh._engine.changes import Changes
 from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.driver import Driver
 from modelmesh._engine.engine import Engine, RequestIds
 from modelmesh._engine.events import EventEmitter
+from modelmesh._engine.limits import Limits, provider_limits
 from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.model import Model, ModelDefinition, delivery_of
 from modelmesh._engine.observability import build_observability
@@ -26,6 +28,7 @@ from modelmesh._engine.retry import RetryPolicy
 from modelmesh._engine.rotation import DeactivationEvaluator, RecoveryEvaluator, RotationPolicyService
 from modelmesh._engine.telemetry import Telemetry
 from modelmesh.capabilities import CapabilityTree
+from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.provider import ModelPricing, Timeouts
 from modelmesh.interfaces.runtime import Clock, ConnectorContext, Random
@@ -37,7 +40,7 @@ from modelmesh.state import ModelState, ProviderState
 from modelmesh.statistics import StatisticsCollector, StatsScope
 
 if TYPE_CHECKING:
-    from modelmesh.config.models import Configuration, ModelConfig, PoolConfig, ProviderConfig
+    from modelmesh.config.models import Configuration, ModelConfig, PoolConfig, ProviderConfig, StorageConfig
     from modelmesh.plugins import PluginHost
 
 DEFAULT_STRATEGY = "modelmesh.stick-until-failure.v1"
@@ -97,13 +100,14 @@ def build_graph(
     telemetry = Telemetry(dispatcher, emitter, logger, clock)
     statistics = _statistics(configuration, dispatcher, clock)
     tree = _tree(configuration)
+    changes = Changes()
 
     providers = {
-        name: _provider(name, entry, plugins, telemetry, clock, random)
+        name: _provider(name, entry, plugins, telemetry, clock, random, changes)
         for name, entry in configuration.providers.items()
         if entry.enabled
     }
-    builder = _PoolBuilder(plugins, telemetry, statistics, clock, random, lock)
+    builder = _PoolBuilder(plugins, telemetry, statistics, clock, random, lock, changes)
     pools = {name: builder.pool(name, entry, tree) for name, entry in configuration.pools.items()}
     resolver = CapabilityResolver(tree, pools, allow_model_names=configuration.routing.allow_model_names)
     registry = ModelRegistry(
@@ -118,10 +122,13 @@ def build_graph(
         if entry.provider in providers:
             registry.register(_definition(name, entry, tree, providers[entry.provider]), refresh=False)
     registry.refresh()
+    _refuse_unpriced(pools)
+    store = _state_store(configuration.storage, plugins, telemetry, clock, random)
+    limits = Limits(store, clock, telemetry, shared=store.guarantees.shared_between_processes)
     engine = Engine(
         clock,
         random,
-        Driver(Recorder(telemetry, statistics, lock), plugins),
+        Driver(Recorder(telemetry, statistics, lock), plugins, limits),
         telemetry,
         statistics,
         loop,
@@ -136,8 +143,7 @@ def build_graph(
     )
     router = Router(pipeline, pools, emitter, logger, dispatcher, engine=engine)
     graph = Graph(engine, router, registry, providers, pools, dispatcher, int(clock.time()))
-    if configuration.storage is not None:
-        graph.state_store = _state_store(configuration.storage, plugins, telemetry, clock, random)
+    graph.state_store = store
     return graph
 
 
@@ -183,7 +189,13 @@ def _add_path(tree: CapabilityTree, path: str) -> None:
 
 
 def _provider(
-    name: str, entry: ProviderConfig, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random
+    name: str,
+    entry: ProviderConfig,
+    plugins: PluginHost,
+    telemetry: Telemetry,
+    clock: Clock,
+    random: Random,
+    changes: Changes,
 ) -> ProviderService:
     if entry.instance is not None:
         connector = entry.instance
@@ -192,10 +204,36 @@ def _provider(
     connector.bind(_context("provider", name, telemetry, clock, random))
     state = ProviderState()
     state.configure(clock=clock)
-    return ProviderService(name, connector, state, entry.connector, telemetry=telemetry)
+    service = ProviderService(name, connector, state, entry.connector, telemetry=telemetry, changes=changes)
+    service.limits = provider_limits(name, entry.budget, entry.quota, entry.rate_limit)
+    service.concurrency = None if entry.rate_limit is None else entry.rate_limit.concurrency
+    return service
 
 
-def _state_store(section: Any, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random) -> StateStore:
+def _refuse_unpriced(pools: Mapping[str, CapabilityPool]) -> None:
+    """Refuse a budget over a model whose price nobody knows: counting it as nothing would make the budget a lie."""
+    for pool in pools.values():
+        if pool.policy.deactivation.budget_limit is None:
+            continue
+        unpriced = [name for name, member in pool.members.items() if member.model.definition.pricing is None]
+        if unpriced:
+            raise ConfigurationError.from_problems(
+                [
+                    Problem(
+                        f"no price is known of {', '.join(unpriced)}; add pricing to the model",
+                        f"pools.{pool.name}.deactivation.budget_limit",
+                    )
+                ]
+            )
+
+
+def _state_store(
+    section: StorageConfig | None, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random
+) -> StateStore:
+    from modelmesh.config.models import StorageConfig
+
+    if section is None:
+        section = StorageConfig()
     store: StateStore = plugins.build("state_stores", section.connector, section.settings)
     bind = getattr(store, "bind", None)
     if bind is not None:
@@ -251,8 +289,10 @@ class _PoolBuilder:
         clock: Clock,
         random: Random,
         lock: threading.RLock,
+        changes: Changes,
     ) -> None:
         self._plugins = plugins
+        self._changes = changes
         self._telemetry = telemetry
         self._statistics = statistics
         self._clock = clock
@@ -280,6 +320,7 @@ class _PoolBuilder:
             lock=self._lock,
             priority=entry.priority,
             strategy_id=entry.strategy,
+            changes=self._changes,
         )
 
     def _strategy(self, pool: str, connector_id: str, settings: Any) -> SelectionStrategy:
@@ -337,6 +378,8 @@ def pool_policy(entry: PoolConfig) -> PoolPolicy:
             request_limit=away.request_limit,
             token_limit=away.token_limit,
             budget_limit=away.budget_limit,
+            quota_window=away.quota_window,
+            timezone=away.timezone,
         ),
         recovery=RecoveryRules(cooldown=entry.recovery.cooldown),
         retry=RetryPolicy(
@@ -360,4 +403,5 @@ def pool_policy(entry: PoolConfig) -> PoolPolicy:
         provider_recovery=entry.provider_recovery,
         on_stream_failure=entry.on_stream_failure,
         hold_time=entry.hold_time,
+        on_budget_exceeded=entry.on_budget_exceeded,
     )

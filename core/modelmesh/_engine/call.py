@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modelmesh._engine.limits import BudgetReachedError
 from modelmesh._engine.model import STREAMING
 from modelmesh._engine.policies import PoolPolicy
 from modelmesh.errors import AllProvidersExhaustedError, DeadlineExceededError, ProviderError
@@ -20,6 +21,7 @@ class Call:
     """One request, from routing to its last attempt.
 
     Attributes:
+        refusals: Attempts that limits forbade.
         retrying: Whether it holds a place in the pool's retry budget.
         provider_seconds: Time spent waiting for providers.
         waited_seconds: Time spent in pauses between attempts.
@@ -42,6 +44,7 @@ class Call:
         "pool",
         "provider_seconds",
         "random",
+        "refusals",
         "request_id",
         "retrying",
         "route",
@@ -80,6 +83,7 @@ class Call:
         self.headers = headers
         self.attempts: list[AttemptRecord] = []
         self.retrying = False
+        self.refusals = 0
         self.provider_seconds = 0.0
         self.waited_seconds = 0.0
         self.last_member: Member | None = None
@@ -143,10 +147,11 @@ class Call:
 
     def exhausted(self, last: ProviderError | None) -> AllProvidersExhaustedError:
         """Build the error of a request with nobody left to call."""
+        shown = last.budget if isinstance(last, BudgetReachedError) else last
         error = AllProvidersExhaustedError(
-            self.pool.name, attempts=len(self.attempts), last_error=last, receipt=self.receipt()
+            self.pool.name, attempts=len(self.attempts), last_error=shown, receipt=self.receipt()
         )
-        error.__cause__ = last
+        error.__cause__ = shown
         return error
 
     def late(self) -> DeadlineExceededError:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
+from modelmesh._engine.changes import Changes
 from modelmesh.interfaces.strategy import Candidate
 
 Item = TypeVar("Item", bound=Candidate)
@@ -17,11 +18,13 @@ class Candidates(Sequence[Item], Generic[Item]):
     Args:
         order: All members of the pool.
         chosen: Those that stand to be chosen, in the same order.
+        changes: Where moves of their figures are noted; one that nobody writes to by default.
     """
 
-    __slots__ = ("_at", "_by_provider", "_chosen", "_ids", "_place", "_places")
+    __slots__ = ("_at", "_by_provider", "_changes", "_chosen", "_ids", "_place", "_places")
 
-    def __init__(self, order: Sequence[Item], chosen: Sequence[Item]) -> None:
+    def __init__(self, order: Sequence[Item], chosen: Sequence[Item], changes: Changes | None = None) -> None:
+        self._changes = changes or Changes()
         self._chosen = tuple(chosen)
         self._place = {member.model_id: place for place, member in enumerate(order)}
         self._places = [self._place[member.model_id] for member in self._chosen]
@@ -78,6 +81,22 @@ class Candidates(Sequence[Item], Generic[Item]):
             spans.append((begin, index))
             begin = index + 1
         return Ranking(self._chosen, self._ids, (*spans, (begin, len(self._ids))))
+
+    @property
+    def moves(self) -> int:
+        """How often figures of the mesh's models have moved; as long as it stands, what was read still holds."""
+        return self._changes.count
+
+    def moved_since(self, moves: int) -> Sequence[Item] | None:
+        """Return the candidates whose figures moved after `moves` stood at this, or None for all of them."""
+        moved = self._changes.since(moves)
+        if moved is None:
+            return None
+        models, providers = moved
+        found = [self._chosen[self._at[name]] for name in models if name in self._at]
+        for provider in providers:
+            found += [each for each in self.of_provider(provider) if each.model_id not in models]
+        return found
 
     def of_provider(self, provider_id: str) -> Sequence[Item]:
         """Return the candidates of one provider, in pool order; looked up once per selection of candidates."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from modelmesh._engine.attempt import Pause, Steps, attempts
 from modelmesh._engine.call import Call
 from modelmesh._engine.deadlines import Deadlines
+from modelmesh._engine.limits import Hold, Limits
 from modelmesh._engine.pool import Member
 from modelmesh._engine.recorder import Recorder
 from modelmesh._engine.streaming import StreamProgress
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 class Driver:
     """Awaits what the machine asks for."""
 
-    def __init__(self, recorder: Recorder, plugins: PluginHost) -> None:
+    def __init__(self, recorder: Recorder, plugins: PluginHost, limits: Limits) -> None:
         self._recorder = recorder
+        self._limits = limits
         self._plugins = plugins
         self._deadlines = Deadlines()
 
@@ -59,7 +61,8 @@ class Driver:
                     step = steps.send(None)
                     continue
                 assert isinstance(step, Member)
-                answer = await self._attempt(call, step, error)
+                made = self._limited_attempt if step.is_limited else self._attempt
+                answer = await made(call, step, error)
                 if isinstance(answer, ProviderResponse):
                     return answer
                 error = answer
@@ -67,6 +70,20 @@ class Driver:
         finally:
             steps.close()
             self._close(call)
+
+    async def _limited_attempt(
+        self, call: Call, member: Member, before: ProviderError | None
+    ) -> ProviderResponse | ProviderError:
+        """Make one call under a claim on its limits, if they grant it."""
+        hold = await self._limits.reserve(call, member)
+        if isinstance(hold, ProviderError):
+            return hold
+        answer: ProviderResponse | ProviderError | None = None
+        try:
+            answer = await self._attempt(call, member, before)
+        finally:
+            await self._limits.close(call, hold, answer if isinstance(answer, ProviderError) else None)
+        return answer
 
     async def _attempt(
         self, call: Call, member: Member, before: ProviderError | None
@@ -113,7 +130,7 @@ class Driver:
             if usage is None:
                 usage = estimate_usage(call.payload, content_of(response.data))
             if response.rate_limits is not None:
-                model.provider.rate_limits = response.rate_limits
+                model.provider.take_rate_limits(response.rate_limits)
             record = self._recorder.succeeded(call, member, latency=latency, usage=usage, response=response.data)
             if self._plugins.has_attempt_hooks:
                 self._plugins.after_attempt(request, record)
@@ -147,10 +164,22 @@ class Driver:
                     step = steps.send(None)
                     continue
                 assert isinstance(step, Member)
+                hold: Hold | None = None
+                if step.is_limited:
+                    granted = await self._limits.reserve(call, step)
+                    if isinstance(granted, ProviderError):
+                        error = granted
+                        step = self._next_or_partial(steps, error, call)
+                        continue
+                    hold = granted
                 progress = StreamProgress(call, step)
-                async with aclosing(self._stream_attempt(call, step, error, progress)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
+                try:
+                    async with aclosing(self._stream_attempt(call, step, error, progress)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                finally:
+                    if hold is not None:
+                        await self._limits.close(call, hold, progress.error)
                 if progress.error is None:
                     return
                 error = progress.error

@@ -122,6 +122,11 @@ class Model:
             self.state.record_success(result.latency, result.tokens_in + result.tokens_out, result.cost or 0.0)
         else:
             self.state.record_failure(result.error or RuntimeError("failed"))
+        self.figures_moved()
+
+    def figures_moved(self) -> None:
+        """Note that latency, errors, cost or price are not what they were: strategies look again."""
+        self.provider.changes.note_model(self.name)
 
     def reset_state(self) -> None:
         """Forget failures and cooldown, as after a recovery."""

@@ -21,6 +21,8 @@ class DeactivationRules:
         request_limit: Requests, or None.
         token_limit: Tokens, or None.
         budget_limit: USD, or None.
+        quota_window: ``daily`` or ``monthly``: when the three limits count anew; None for never.
+        timezone: Where days and months begin.
     """
 
     retry_limit: int = 3
@@ -30,11 +32,8 @@ class DeactivationRules:
     request_limit: int | None = None
     token_limit: int | None = None
     budget_limit: float | None = None
-
-    @property
-    def has_limits(self) -> bool:
-        """Whether a success can deactivate a model, too."""
-        return not (self.request_limit is None and self.token_limit is None and self.budget_limit is None)
+    quota_window: Literal["daily", "monthly"] | None = None
+    timezone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,7 @@ class PoolPolicy:
         provider_recovery: ``on_probe_success`` or ``on_manual``.
         on_stream_failure: What happens when a stream breaks after its first content.
         hold_time: Seconds a stream's content is held back under ``hold``.
+        on_budget_exceeded: ``rotate`` to the next model, or ``error`` to the caller.
     """
 
     deactivation: DeactivationRules = field(default_factory=DeactivationRules)
@@ -83,3 +83,4 @@ class PoolPolicy:
     provider_recovery: str = "on_probe_success"
     on_stream_failure: Literal["error", "hold", "continue"] = "error"
     hold_time: float = 2.0
+    on_budget_exceeded: Literal["rotate", "error"] = "rotate"

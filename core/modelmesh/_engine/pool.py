@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from modelmesh._engine.candidates import Candidates
+from modelmesh._engine.changes import Changes
+from modelmesh._engine.limits import pool_limits
 from modelmesh._engine.model import Model
 from modelmesh._engine.policies import PoolPolicy
+from modelmesh._engine.requirements import Declared, Fit
 from modelmesh._engine.rotation import RotationPolicyService
 from modelmesh.errors import NoActiveModelError
 from modelmesh.interfaces.observability import EventType
@@ -38,6 +41,15 @@ RATE_LIMITED = "rate_limited"
 _HEALING = frozenset({DeactivationReason.ERROR_THRESHOLD.value, RATE_LIMITED})
 """Reasons under which a model may be fine again before its rest is over."""
 
+_CALENDAR = frozenset(
+    {
+        DeactivationReason.BUDGET_EXCEEDED.value,
+        DeactivationReason.TOKEN_LIMIT.value,
+        DeactivationReason.REQUEST_LIMIT.value,
+    }
+)
+"""Reasons that end with a day or a month: the model itself was never in doubt."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
@@ -58,6 +70,7 @@ class Member:
         active: Whether it takes traffic from this pool.
         reason: Why it does not.
         due: Monotonic time at which it may return.
+        limits: What its calls are claimed from first.
         ejections: Rests in a row.
         probation: Whether it has just come back and not yet answered: one failure sends it off again.
     """
@@ -66,6 +79,7 @@ class Member:
         "active",
         "due",
         "ejections",
+        "limits",
         "model",
         "model_id",
         "pool",
@@ -86,6 +100,12 @@ class Member:
         self.ejections = 0
         self.probation = False
         self.rested_at = 0.0
+        self.limits = (*model.provider.limits, *pool_limits(pool.name, model.name, pool.policy.deactivation))
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a call needs a claim before it is made."""
+        return bool(self.limits) or self.model.provider.concurrency is not None
 
     def __repr__(self) -> str:
         return f"Member({self.model_id!r}, pool={self.pool.name!r}, {self.status})"
@@ -225,6 +245,7 @@ class CapabilityPool:
         lock: threading.RLock,
         priority: int = 0,
         strategy_id: str = "",
+        changes: Changes | None = None,
     ) -> None:
         self.name = name
         self.hierarchy_node = hierarchy_node
@@ -241,6 +262,8 @@ class CapabilityPool:
         self._statistics = statistics
         self._members: dict[str, Member] = {}
         self._views: dict[tuple[object, ...], Candidates[Member]] = {}
+        self._declared: Declared | None = None
+        self._changes = changes or Changes()
         self._active_count = 0
         self._next_due = NEVER
         # One lock for the whole mesh, since a provider's trouble moves members of many pools. It is held for
@@ -325,6 +348,7 @@ class CapabilityPool:
     def _membership_changed(self) -> None:
         self._active_count = sum(1 for member in self._members.values() if member.active)
         self._views.clear()
+        self._declared = None
         self.rotation.strategy.pool_changed(tuple(self._members))
 
     # --- choosing ---------------------------------------------------------
@@ -337,6 +361,7 @@ class CapabilityPool:
         mode: str | None = None,
         provider: str | None = None,
         active: bool = False,
+        fit: Fit | None = None,
     ) -> Candidates[Member]:
         """Return members in pool order, filtered; the same object until something moves.
 
@@ -346,8 +371,9 @@ class CapabilityPool:
             mode: Delivery mode it must offer; None for any.
             provider: Provider it must belong to; None for any.
             active: Whether standby members are left out.
+            fit: What it must not have been declared unable to do; None for nothing.
         """
-        key = (node, only, mode, provider, active)
+        key = (node, only, mode, provider, active, fit)
         view = self._views.get(key)
         if view is None:
             view = self._views[key] = Candidates(
@@ -360,9 +386,18 @@ class CapabilityPool:
                     and (provider is None or member.provider_id == provider)
                     and (mode is None or mode in member.model.definition.delivery)
                     and (node is None or not node.isdisjoint(member.model.definition.capabilities))
+                    and (fit is None or fit.accepts(member))
                 ],
+                self._changes,
             )
         return view
+
+    @property
+    def declared(self) -> Declared:
+        """What its members were declared unable to do; read from them once."""
+        if self._declared is None:
+            self._declared = Declared(member.model.definition for member in self._members.values())
+        return self._declared
 
     def sweep(self, now: float) -> None:
         """Bring back every member whose rest is over. Costs a comparison when none is due."""
@@ -376,7 +411,9 @@ class CapabilityPool:
                 if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
                     member.model.provider.recover(RecoveryTrigger.COOLDOWN_EXPIRED, now)
                 else:
-                    self.recover_member(member, RecoveryTrigger.COOLDOWN_EXPIRED, now=now)
+                    calendar = member.reason in _CALENDAR
+                    trigger = RecoveryTrigger.QUOTA_RESET if calendar else RecoveryTrigger.COOLDOWN_EXPIRED
+                    self.recover_member(member, trigger, now=now)
             self._note_next_due()
 
     def choose(
@@ -477,6 +514,8 @@ class CapabilityPool:
             member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED
             if trigger is RecoveryTrigger.MANUAL:
                 member.ejections = 0
+            if trigger is RecoveryTrigger.QUOTA_RESET:
+                member.model.state.start_period()
             member.reason = None
             member.due = 0.0
             member.model.state.status = ModelStatus.ACTIVE.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelmesh._engine.changes import Changes
 from modelmesh.errors import (
     AuthenticationError,
     Category,
@@ -25,6 +26,7 @@ from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
 from modelmesh.state import ProviderState
 
 if TYPE_CHECKING:
+    from modelmesh._engine.limits import Limit
     from modelmesh._engine.model import Model
     from modelmesh._engine.telemetry import Telemetry
 
@@ -56,13 +58,19 @@ class ProviderService:
         models: The models it answers for.
         rate_limits: The last figures it sent, or None.
         deactivated: Why it may not be called, or None.
+        changes: Where moves of its models' figures are noted.
+        limits: What may be spent there and taken from it.
+        concurrency: Calls of this process that may run at once; None for any number.
     """
 
     __slots__ = (
         "_telemetry",
+        "changes",
+        "concurrency",
         "connector",
         "connector_id",
         "deactivated",
+        "limits",
         "models",
         "name",
         "rate_limits",
@@ -78,19 +86,29 @@ class ProviderService:
         connector_id: str = "",
         *,
         telemetry: Telemetry,
+        changes: Changes | None = None,
     ) -> None:
         self.name = name
         self.connector = connector
         self.connector_id = connector_id
         self.state = state
         self._telemetry = telemetry
+        self.changes = changes or Changes()
         self.models: list[Model] = []
         self.rate_limits: RateLimitStatus | None = None
         self.deactivated: str | None = None
         self.troubles = 0
+        self.limits: tuple[Limit, ...] = ()
+        self.concurrency: int | None = None
 
     def __repr__(self) -> str:
         return f"ProviderService({self.name!r}, available={self.is_available()})"
+
+    def take_rate_limits(self, status: RateLimitStatus) -> None:
+        """Keep what an answer said about rate limits."""
+        if status != self.rate_limits:
+            self.rate_limits = status
+            self.changes.note_provider(self.name)
 
     def is_available(self) -> bool:
         """Whether it may be called."""

@@ -63,7 +63,7 @@ class Recorder:
             self._telemetry.trace(
                 Severity.WARNING,
                 "router",
-                f"waiting {seconds:.3f} s before a retry in pool {call.pool.name}",
+                f"waiting {seconds:.3f} s before the next call in pool {call.pool.name}",
                 {"request_id": call.request_id, "reason": error.category if error else RATE_LIMITED},
                 error=str(error) if error else None,
             )
@@ -93,13 +93,11 @@ class Recorder:
         cost = None if pricing is None else pricing.cost(usage)
         with self._lock:
             model.state.record_success(latency, usage.prompt_tokens + usage.completion_tokens, cost or 0.0)
+            model.figures_moved()
             provider.troubles = 0
             provider.state.total_quota_used += 1
             provider.state.total_cost += cost or 0.0
             self._heal(member)
-            for place in model.members:
-                if place.pool.policy.deactivation.has_limits:
-                    self._apply_limits(place)
         self._report(member, usage)
         record = AttemptRecord(
             member.model_id,
@@ -165,6 +163,7 @@ class Recorder:
         with self._lock:
             member.model.state.tokens_used += usage.prompt_tokens + usage.completion_tokens
             member.model.state.cost_accumulated += cost or 0.0
+            member.model.figures_moved()
         record = AttemptRecord(
             member.model_id,
             member.provider_id,
@@ -220,6 +219,7 @@ class Recorder:
         if not _counts(error, call.pool):
             return
         member.model.state.record_failure(error)
+        member.model.figures_moved()
         if self._is_outage(call, member, error):
             self._provider_down(call, member, "api_outage", auth=False, now=now)
             return
@@ -241,12 +241,6 @@ class Recorder:
             return  # panic routing: errors alone never leave a pool without anybody
         if reason is not None:
             self._rest(place, reason, now)
-
-    def _apply_limits(self, place: Member) -> None:
-        """Rest a model whose usage reached a limit; errors are none of this."""
-        reason = place.pool.rotation.deactivation.get_reason(place.model.state, samples=0)
-        if reason is not None and reason is not DeactivationReason.ERROR_THRESHOLD:
-            place.pool.deactivate_member(place, reason, rest=None, now=place.pool.clock.monotonic())
 
     def _rest(self, place: Member, reason: DeactivationReason, now: float, *, at_least: float | None = None) -> None:
         rest = max(place.pool.rotation.recovery.rest_after(place.ejections + 1), at_least or 0.0)

@@ -104,6 +104,7 @@ class _Loading:
         self._problems += refuse_not_yet(self._document)
         self._open_secrets()
         self._each("providers", self._provider)
+        self._each("models", self._refuse_unpriced)
         self._each("pools", self._strategy)
         self._storage()
         read_observability(self._desk)
@@ -195,6 +196,23 @@ class _Loading:
             subject = f"provider {entry['connector']!r}"
             entry["settings"] = self._desk.settings(
                 "providers", cls, (path, values), subject=subject, section_keys=written_keys(ProviderConfig)
+            )
+
+    def _refuse_unpriced(self, name: str, entry: dict[str, Any]) -> None:
+        """Note a model under a provider's budget whose price nobody knows."""
+        providers = self._data.get("providers")
+        provider = providers.get(entry.get("provider")) if isinstance(providers, dict) else None
+        budget = provider.get("budget") if isinstance(provider, dict) else None
+        if not isinstance(budget, dict) or budget.get("unpriced_request") is not None or entry.get("pricing"):
+            return
+        assert isinstance(provider, dict)
+        connector = provider.get("instance") or self._desk.class_of("providers", provider.get("connector"))
+        known = getattr(connector, "known_models", {}).get(entry.get("model") or name)
+        if known is None or known.pricing is None:
+            self._desk.add(
+                ("models", name),
+                f"has no price, and provider {entry['provider']!r} has a budget; add pricing here, or"
+                " unpriced_request to the budget",
             )
 
     def _strategy(self, name: str, entry: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -85,6 +86,79 @@ class SecretsConfig(Section):
 # --- providers and models ---------------------------------------------------------
 
 
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"no time zone is called {name!r}; write a name such as UTC or Europe/Berlin") from None
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+
+
+class BudgetConfig(Section):
+    """What may be spent at a provider, in USD; checked before each call against what it may cost at most."""
+
+    daily_limit: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="USD a calendar day.")
+    monthly_limit: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="USD a calendar month.")
+    timezone: Zone = Field(default="UTC", description="Where days and months begin.")
+    alert_threshold: Annotated[Fraction, Field(gt=0)] | None = Field(
+        default=0.8, description="Share of a limit at which one warning a period is traced; null for none."
+    )
+    enforce: bool = Field(default=True, description="Whether a limit stops calls; otherwise it is only traced.")
+    unpriced_request: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None,
+        description="USD that a request to a model without a price is counted as; without it such a"
+        " model is an error under a budget.",
+    )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> BudgetConfig:
+        if self.daily_limit is None and self.monthly_limit is None:
+            raise ValueError("a budget needs daily_limit or monthly_limit")
+        if self.daily_limit is not None and self.monthly_limit is not None and self.daily_limit > self.monthly_limit:
+            raise ValueError("daily_limit is larger than monthly_limit, which would never let it be reached")
+        return self
+
+
+class QuotaConfig(Section):
+    """What a provider gives in a period, such as a free tier; used up, its models rest until the next one."""
+
+    requests: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests in a period.")
+    tokens: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens in a period.")
+    reset_schedule: Literal["monthly", "daily", "rolling"] = Field(
+        default="monthly", description="When it is full again; rolling gives it back evenly over rolling_window."
+    )
+    rolling_window: PositiveDuration = Field(default=86_400.0, description="Length of a rolling period (duration).")
+    timezone: Zone = Field(default="UTC", description="Where days and months begin.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> QuotaConfig:
+        if self.requests is None and self.tokens is None:
+            raise ValueError("a quota needs requests or tokens")
+        return self
+
+
+class RateLimitConfig(Section):
+    """What a provider takes at a time; more goes to another model, or waits."""
+
+    rpm: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests a minute.")
+    tpm: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens a minute.")
+    burst: Annotated[Fraction, Field(gt=0)] = Field(
+        default=0.1, description="Share of a minute's limit that may go out at once after a pause."
+    )
+    concurrency: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None, description="Calls of this process that may run at once."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> RateLimitConfig:
+        if self.rpm is None and self.tpm is None and self.concurrency is None:
+            raise ValueError("a rate limit needs rpm, tpm or concurrency")
+        return self
+
+
 class ProviderConfig(Section):
     """One provider; every key not listed here belongs to its connector's own settings."""
 
@@ -92,6 +166,9 @@ class ProviderConfig(Section):
     connector: str = Field(
         default="", description="Connector ID or short name; by default the entry's own name. Read back as the full ID."
     )
+    budget: BudgetConfig | None = Field(default=None, description="What may be spent there.")
+    quota: QuotaConfig | None = Field(default=None, description="What it gives in a period.")
+    rate_limit: RateLimitConfig | None = Field(default=None, description="What it takes at a time.")
     settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
     instance: Programmatic = None
 
@@ -192,6 +269,12 @@ class DeactivationConfig(Section):
     request_limit: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests; none by default.")
     token_limit: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens; none by default.")
     budget_limit: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="USD; none by default.")
+    quota_window: Literal["daily", "monthly"] | None = Field(
+        default=None,
+        description="Period of the three limits, after which they count anew; without it they hold until a person"
+        " recovers the model.",
+    )
+    timezone: Zone = Field(default="UTC", description="Where days and months begin.")
 
 
 class RecoveryConfig(Section):
@@ -363,6 +446,10 @@ class PoolConfig(Section):
     ] = Field(default=("on_auth_failure",), description="What puts all models of a provider standby; one or a list.")
     provider_recovery: Literal["on_probe_success", "on_manual"] = Field(
         default="on_probe_success", description="What brings such a provider back."
+    )
+    on_budget_exceeded: Literal["rotate", "error"] = Field(
+        default="rotate",
+        description="When a call would pass a budget: rotate goes to the next model, error tells the caller at once.",
     )
 
 

@@ -75,6 +75,13 @@ class Desk:
             self.add(path, error.message)
             return connector_id, None
 
+    def class_of(self, kind: str, connector_id: Any) -> type[Any] | None:
+        """Return a connector's class, or None where there is a problem, which somebody else notes."""
+        try:
+            return self.connectors.find(kind, connector_id)
+        except (ConfigurationError, TypeError):
+            return None
+
     def is_ready_made(self, value: Any, path: KeyPath) -> bool:
         """Whether a value is a Python object; one that came from a file cannot be, which is noted."""
         if isinstance(value, (str, int, float, dict, list)):

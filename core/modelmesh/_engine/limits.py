@@ -1,0 +1,461 @@
+"""Limits on money, quotas and rates: claimed before each call at what it may take, settled at what it took.
+
+Every limit is an account of the ledger (`modelmesh.interfaces.ledger`), whichever keeps it: this process's memory, or a
+store that many share. Models without limits cost nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelmesh._engine.tokens import estimate_prompt
+from modelmesh._engine.windows import CalendarWindow
+from modelmesh.errors import BudgetExceededError, ProviderError, QuotaExhaustedError, RateLimitError, StateStoreError
+from modelmesh.interfaces.ledger import NANO_USD, Claim, Ledger, RateClaim, Verdict, WindowClaim
+from modelmesh.interfaces.observability import Severity
+from modelmesh.interfaces.provider import AttemptRecord, ModelPricing, TokenUsage
+from modelmesh.interfaces.strategy import DeactivationReason
+
+if TYPE_CHECKING:
+    from modelmesh._engine.call import Call
+    from modelmesh._engine.pool import Member
+    from modelmesh._engine.telemetry import Telemetry
+    from modelmesh.interfaces.runtime import Clock
+
+Unit = Literal["requests", "tokens", "nano_usd"]
+
+UNKNOWN_OUTPUT_TOKENS = 1_024
+"""Output tokens counted on where neither the request nor the model says how many there may be."""
+
+_NO_LIMIT = 2**62
+_LEASE_MARGIN = 30.0
+"""Seconds by which a lease outlasts the longest attempt."""
+_FOREVER = 400 * 86_400.0
+"""Seconds an account without a window is kept after its last change."""
+_PROMPT_MARGIN = 1.25
+"""How much larger than estimated a prompt is taken to be: estimates err on the side of having spent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit as configured.
+
+    Attributes:
+        account: Its name in the ledger; the window's name follows it.
+        unit: What is counted.
+        amount: The most, in that unit.
+        reason: Why a model rests when it is reached.
+        subject: What it is a limit of, for people.
+        provider_wide: Whether reaching it puts every model of the provider to rest.
+        window: Calendar window, or None.
+        period: Seconds over which a rate flows back; None for windows.
+        burst: How much of a rate may go at once.
+        budget: ``daily``, ``monthly`` or ``pool`` for limits on money.
+        alert: Share of the limit at which it is traced, once a window.
+        enforce: Whether it stops calls.
+        unpriced: Nano-USD that a request without a price is counted as.
+    """
+
+    account: str
+    unit: Unit
+    amount: int
+    reason: str
+    subject: str
+    provider_wide: bool = True
+    window: CalendarWindow | None = None
+    period: float | None = None
+    burst: int = 1
+    budget: str = ""
+    alert: float | None = None
+    enforce: bool = True
+    unpriced: int = 0
+
+    def claim(self, amount: int, now: float) -> Claim:
+        """Return the claim on so much of it.
+
+        Args:
+            amount: In its unit.
+            now: Unix time, for the window.
+        """
+        if self.period is not None:
+            # A rate cannot give more at once than its burst; a larger request takes all of it.
+            return RateClaim(self.account, min(amount, self.burst), self.amount, self.period, self.burst)
+        limit = self.amount if self.enforce else _NO_LIMIT
+        if self.window is None:
+            return WindowClaim(self.account, amount, limit, _FOREVER)
+        name, ends = self.window.at(now)
+        return WindowClaim(f"{self.account}/{name}", amount, limit, ends - now + 86_400.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request takes at most: tokens, and nano-USD; None where the price is not known."""
+
+    tokens: int
+    nano_usd: int | None
+
+    def of(self, limit: Limit) -> int:
+        """Return it in a limit's unit."""
+        if limit.unit == "requests":
+            return 1
+        if limit.unit == "tokens":
+            return self.tokens
+        return limit.unpriced if self.nano_usd is None else self.nano_usd
+
+
+@dataclass(slots=True)
+class Hold:
+    """A reservation that an attempt runs under.
+
+    Attributes:
+        reservation: Its ID.
+        member: Whose attempt it is.
+        place: Number of the request's attempts before this one.
+        estimate: What was reserved.
+        accounts: Each limit with its account.
+    """
+
+    reservation: str
+    member: Member
+    place: int
+    estimate: Estimate
+    accounts: list[tuple[Limit, str]] = field(default_factory=list)
+
+
+class BudgetReachedError(QuotaExhaustedError):
+    """A call that would pass a budget; ``budget`` is what the caller is told when nobody else is left."""
+
+    def __init__(self, budget: BudgetExceededError, **facts: Any) -> None:
+        super().__init__(budget.message, **facts)
+        self.budget = budget
+
+
+class LimitReachedError(QuotaExhaustedError):
+    """A call that would pass a configured quota."""
+
+
+class Limits:
+    """Claims and settles for the driver.
+
+    Args:
+        ledger: Keeps the accounts.
+        clock: Time.
+        telemetry: Told of limits that are reached or near.
+        shared: Whether the ledger is elsewhere, so that settling is worth doing off the request's path.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Clock, telemetry: Telemetry, *, shared: bool = False) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._telemetry = telemetry
+        self._shared = shared
+        self._alerted: set[str] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    async def reserve(self, call: Call, member: Member) -> Hold | ProviderError:
+        """Claim what an attempt may take.
+
+        Returns:
+            The hold to settle, or the error that stands for an attempt that must not be made.
+
+        Raises:
+            BudgetExceededError: A budget is reached, and the pool says to tell the caller at once.
+        """
+        busy = _busy(member)
+        if busy is not None:
+            return busy
+        now = self._clock.time()
+        estimate = estimated(call.payload, member)
+        hold = Hold(f"{call.request_id}.{len(call.attempts)}.{call.refusals}", member, len(call.attempts), estimate)
+        claims: list[Claim] = []
+        for limit in member.limits:
+            claim = limit.claim(estimate.of(limit), now)
+            hold.accounts.append((limit, claim.account))
+            claims.append(claim)
+        try:
+            verdict = await self._ledger.reserve(hold.reservation, claims, lease=self._lease(call))
+        except StateStoreError as error:
+            return ProviderError(f"the ledger of limits does not answer: {error}", retryable=True)
+        if verdict.granted:
+            return hold
+        call.refusals += 1
+        return self._refused(call, member, hold, verdict, now)
+
+    def _lease(self, call: Call) -> float:
+        total = call.timeouts.total
+        if call.deadline_at is not None:
+            left = call.deadline_at - self._clock.monotonic()
+            total = left if total is None else min(left, total)
+        return (3_600.0 if total is None else max(0.0, total)) + _LEASE_MARGIN
+
+    # --- refusals ---------------------------------------------------------------
+
+    def _refused(self, call: Call, member: Member, hold: Hold, verdict: Verdict, now: float) -> ProviderError:
+        limit = next(limit for limit, account in hold.accounts if account == verdict.account)
+        if limit.period is not None:
+            error: ProviderError = RateLimitError(f"{limit.subject} is reached", retry_after=verdict.retry_after)
+        elif limit.unit == "nano_usd":
+            error = self._over_budget(call, limit, hold, verdict, now)
+        else:
+            wait = None if limit.window is None else limit.window.at(now)[1] - now
+            error = LimitReachedError(f"{limit.subject} is used up", retry_after=wait)
+        error.provider_id, error.model_id = member.provider_id, member.model_id
+        self._rest(call, member, limit, verdict, now)
+        self._telemetry.trace(
+            Severity.INFO,
+            f"provider.{member.provider_id}",
+            f"{member.model_id} is not called: {error.message}",
+            {"request_id": call.request_id, "account": verdict.account, "available": verdict.available},
+        )
+        return error
+
+    def _over_budget(self, call: Call, limit: Limit, hold: Hold, verdict: Verdict, now: float) -> BudgetReachedError:
+        asked = hold.estimate.of(limit)
+        budget = BudgetExceededError(
+            limit.budget, limit.amount / NANO_USD, (limit.amount - verdict.available + asked) / NANO_USD
+        )
+        if call.policy.on_budget_exceeded == "error":
+            raise budget
+        wait = None if limit.window is None else limit.window.at(now)[1] - now
+        return BudgetReachedError(budget, retry_after=wait)
+
+    def _rest(self, call: Call, member: Member, limit: Limit, verdict: Verdict, now: float) -> None:
+        """Put whom the limit concerns to rest until it may allow calls again."""
+        if limit.period is not None:
+            moment = self._clock.monotonic()
+            if verdict.retry_after is not None and not member.pool.is_last_active(member):
+                member.pool.deactivate_member(member, limit.reason, rest=verdict.retry_after, now=moment)
+            return
+        if verdict.available <= 0:  # otherwise a smaller request still fits
+            self._rest_window(member, limit, now)
+
+    def _rest_window(self, member: Member, limit: Limit, now: float) -> None:
+        rest = None if limit.window is None else limit.window.at(now)[1] - now
+        moment = self._clock.monotonic()
+        for model in member.model.provider.models if limit.provider_wide else [member.model]:
+            for place in model.members:
+                if limit.provider_wide or place is member:
+                    place.pool.deactivate_member(place, limit.reason, rest=rest, now=moment)
+
+    # --- settling ---------------------------------------------------------------
+
+    async def close(self, call: Call, hold: Hold, error: ProviderError | None) -> None:
+        """Book what an attempt took, as its record and its error tell.
+
+        An answer counts as what it used. A provider that answered with an error did not do the work, and nothing is
+        booked but the rates. What may have reached the provider and was never answered counts as reserved, or, of a
+        stream, as what had been sent and seen.
+        """
+        if len(call.attempts) == hold.place:
+            await self._book(hold, self._nothing(hold))  # it was never made
+            return
+        record = call.attempts[-1]
+        if record.outcome == "success":
+            await self._book(hold, _spent(hold, record))
+        elif error is not None and (not error.sent or _was_refused(error)):
+            await self._book(hold, self._nothing(hold))
+        elif call.stream and record.tokens_out:
+            await self._book(hold, _spent(hold, record))
+        else:
+            await self._book(hold, {})
+
+    def _nothing(self, hold: Hold) -> Mapping[str, int]:
+        return {account: 0 for limit, account in hold.accounts if limit.period is None}
+
+    async def _book(self, hold: Hold, actual: Mapping[str, int]) -> None:
+        if not self._shared:
+            await self._settle(hold, actual)
+            return
+        # Off the response's path. Should this loop end first, the lease settles it at what was reserved.
+        task = asyncio.get_running_loop().create_task(self._settle(hold, actual))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _settle(self, hold: Hold, actual: Mapping[str, int]) -> None:
+        try:
+            await self._ledger.settle(hold.reservation, actual)
+            if not self._shared:
+                await self._look(hold)
+        except StateStoreError as error:
+            self._telemetry.trace(
+                Severity.ERROR, "storage", "a request could not be settled; it counts as reserved", error=str(error)
+            )
+
+    async def drain(self) -> None:
+        """Wait for what is still being settled on this loop."""
+        loop = asyncio.get_running_loop()
+        waiting = [task for task in self._settling if task.get_loop() is loop]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    async def _look(self, hold: Hold) -> None:
+        """Put to rest whoever has just used a limit up, and trace one on money that comes near, once a window."""
+        windows = [(limit, account) for limit, account in hold.accounts if limit.period is None]
+        balances = await self._ledger.balances([account for _, account in windows])
+        for limit, account in windows:
+            spent = balances[account].spent
+            if limit.alert is not None and spent >= limit.alert * limit.amount and account not in self._alerted:
+                self._alerted.add(account)
+                self._telemetry.trace(
+                    Severity.WARNING,
+                    "budget",
+                    f"{limit.subject}: {spent / limit.amount:.0%} is spent",
+                    {"account": account, "spent_usd": spent / NANO_USD, "limit_usd": limit.amount / NANO_USD},
+                )
+            if limit.enforce and spent >= limit.amount:
+                self._rest_window(hold.member, limit, self._clock.time())
+
+
+def _was_refused(error: ProviderError) -> bool:
+    return error.status_code is not None and error.status_code >= 400
+
+
+def _spent(hold: Hold, record: AttemptRecord) -> dict[str, int]:
+    amounts: dict[str, int] = {}
+    for limit, account in hold.accounts:
+        if limit.unit == "requests":
+            amounts[account] = 1
+        elif limit.unit == "tokens":
+            amounts[account] = record.tokens_in + record.tokens_out
+        else:
+            amounts[account] = limit.unpriced if record.cost is None else round(record.cost * NANO_USD)
+    return amounts
+
+
+def estimated(payload: Mapping[str, Any], member: Member) -> Estimate:
+    """Return what a request takes at most, as far as can be known before it is made.
+
+    Output is bounded by ``max_completion_tokens`` or ``max_tokens``, else by the model's ``max_output_tokens``; where
+    nobody says, by `UNKNOWN_OUTPUT_TOKENS`, which an answer may pass.
+    """
+    tokens_in = -(-int(estimate_prompt(payload) * _PROMPT_MARGIN * 100) // 100) + 8
+    declared = member.model.definition.constraints.get("max_output_tokens")
+    asked = payload.get("max_completion_tokens") or payload.get("max_tokens") or declared or UNKNOWN_OUTPUT_TOKENS
+    answers = payload.get("n") or 1
+    tokens_out = (
+        int(asked) * int(answers) if isinstance(asked, int) and isinstance(answers, int) else UNKNOWN_OUTPUT_TOKENS
+    )
+    if "messages" not in payload:
+        tokens_out = 0
+    pricing: ModelPricing | None = member.model.definition.pricing
+    cost = None
+    if pricing is not None:
+        cost = -(-int(pricing.cost(TokenUsage(tokens_in, tokens_out)) * NANO_USD * 1_000) // 1_000)
+    return Estimate(tokens_in + tokens_out, cost)
+
+
+def _busy(member: Member) -> ProviderError | None:
+    """Return the error of a provider that has as many calls of this process running as it may."""
+    provider = member.model.provider
+    most = provider.concurrency
+    if most is None or sum(model.in_flight for model in provider.models) < most:
+        return None
+    return RateLimitError(
+        f"provider {provider.name!r} has its {most} concurrent calls running",
+        retry_after=None,
+        provider_id=provider.name,
+        model_id=member.model_id,
+    )
+
+
+def provider_limits(name: str, budget: Any, quota: Any, rate: Any) -> tuple[Limit, ...]:
+    """Return the limits of a provider's configuration sections, any of which may be None."""
+    limits: list[Limit] = []
+    if budget is not None:
+        for kind, dollars in (("daily", budget.daily_limit), ("monthly", budget.monthly_limit)):
+            if dollars is not None:
+                limits.append(
+                    Limit(
+                        f"budget/provider/{name}/{kind}",
+                        "nano_usd",
+                        round(dollars * NANO_USD),
+                        DeactivationReason.BUDGET_EXCEEDED.value,
+                        f"the {kind} budget of ${dollars:g} for provider {name!r}",
+                        window=CalendarWindow("daily" if kind == "daily" else "monthly", budget.timezone),
+                        budget=kind,
+                        alert=budget.alert_threshold,
+                        enforce=budget.enforce,
+                        unpriced=round((budget.unpriced_request or 0.0) * NANO_USD),
+                    )
+                )
+    if quota is not None:
+        limits += _quota_limits(name, quota)
+    if rate is not None:
+        limits += [
+            Limit(
+                f"rate/provider/{name}/{word}",
+                unit,
+                most,
+                "rate_limited",
+                f"the rate limit of {most} {unit} a minute for provider {name!r}",
+                provider_wide=False,
+                period=60.0,
+                burst=max(1, round(most * rate.burst)),
+            )
+            for word, unit, most in (("rpm", _REQUESTS, rate.rpm), ("tpm", _TOKENS, rate.tpm))
+            if most is not None
+        ]
+    return tuple(limits)
+
+
+_REQUESTS: Unit = "requests"
+_TOKENS: Unit = "tokens"
+
+
+def _quota_limits(name: str, quota: Any) -> Sequence[Limit]:
+    schedule = quota.reset_schedule
+    rolling = quota.rolling_window if schedule == "rolling" else None
+    return [
+        Limit(
+            f"quota/provider/{name}/{schedule}/{unit}",
+            unit,
+            most,
+            DeactivationReason.QUOTA_EXHAUSTED.value,
+            f"the {schedule} quota of {most} {unit} at provider {name!r}",
+            window=None if schedule == "rolling" else CalendarWindow(schedule, quota.timezone),
+            period=rolling,
+            burst=most,
+        )
+        for unit, most in ((_REQUESTS, quota.requests), (_TOKENS, quota.tokens))
+        if most is not None
+    ]
+
+
+def pool_limits(pool: str, model: str, rules: Any) -> tuple[Limit, ...]:
+    """Return the limits that a pool's ``deactivation`` section sets for one of its models."""
+    window = None if rules.quota_window is None else CalendarWindow(rules.quota_window, rules.timezone)
+    span = "" if rules.quota_window is None else f"{rules.quota_window} "
+    limits: list[Limit] = []
+    for unit, most, reason in (
+        (_REQUESTS, rules.request_limit, DeactivationReason.REQUEST_LIMIT),
+        (_TOKENS, rules.token_limit, DeactivationReason.TOKEN_LIMIT),
+    ):
+        if most is not None:
+            limits.append(
+                Limit(
+                    f"limit/pool/{pool}/{model}/{unit}",
+                    unit,
+                    most,
+                    reason.value,
+                    f"the {span}limit of {most} {unit} for {model!r} in pool {pool!r}",
+                    provider_wide=False,
+                    window=window,
+                )
+            )
+    if rules.budget_limit is not None:
+        limits.append(
+            Limit(
+                f"budget/pool/{pool}/{model}",
+                "nano_usd",
+                round(rules.budget_limit * NANO_USD),
+                DeactivationReason.BUDGET_EXCEEDED.value,
+                f"the {span}budget of ${rules.budget_limit:g} for {model!r} in pool {pool!r}",
+                provider_wide=False,
+                window=window,
+                budget="pool",
+            )
+        )
+    return tuple(limits)
