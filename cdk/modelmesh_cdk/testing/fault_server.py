@@ -17,7 +17,6 @@ from modelmesh_cdk.testing import faults
 from modelmesh_cdk.testing.faults import Act, Action, Pause, RecordedRequest, Step
 
 MAX_HEADER_BYTES = 1024 * 1024
-_TURNS = 10
 
 
 class FaultServer:
@@ -57,7 +56,7 @@ class FaultServer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], socket.socket] = {}
         self._port = 0
         self._broken_step: BaseException | None = None
 
@@ -177,29 +176,46 @@ class FaultServer:
             started.set_exception(error)
 
     async def _serve(self, started: Future[int]) -> None:
+        # Not asyncio.start_server: a connection that arrives while such a server closes is never closed itself.
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=MAX_HEADER_BYTES)
-        started.set_result(server.sockets[0].getsockname()[1])
-        await self._stopping.wait()
-        server.close()
-        for _ in range(_TURNS):
-            # A connection that is being accepted just now gets to its task, which is what closes it.
-            await asyncio.sleep(0)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener)
+            started.set_result(listener.getsockname()[1])
+            await self._stopping.wait()
+            self._loop.remove_reader(listener)
+        connections = list(self._tasks.values())
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         await asyncio.sleep(0)  # aborted transports report their loss one turn later
+        for connection in connections:
+            connection.close()  # a task that was cancelled before it began has not
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return  # its client has gone already
+        connection.setblocking(False)
         with self._changed:
             self._connects += 1
             self._open += 1
             number = self._connects
+        task = asyncio.get_running_loop().create_task(self._connection(connection, number))
+        self._tasks[task] = connection
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        with self._changed:
+            self._open -= 1
+            self._changed.notify_all()
+
+    async def _connection(self, connection: socket.socket, number: int) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_HEADER_BYTES)
         # Whatever is written goes out before the next action: a reset must not overtake the bytes before it.
         writer.transport.set_write_buffer_limits(0)
         try:
@@ -208,14 +224,8 @@ class FaultServer:
             self._broken_step = error.__cause__
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             pass  # the client went away, or did not speak HTTP
-        except asyncio.CancelledError:
-            pass  # the server stops; the task ends here and nobody awaits its outcome
         finally:
             writer.transport.abort()
-            self._tasks.discard(task)
-            with self._changed:
-                self._open -= 1
-                self._changed.notify_all()
 
     async def _answer_requests(self, wire: _Wire, number: int) -> None:
         while (request := await wire.read_request(number)) is not None:
