@@ -20,6 +20,7 @@ import httpx
 from modelmesh.errors import MalformedResponseError, ProviderConnectionError, ProviderError, ProviderTimeoutError
 from modelmesh.interfaces.provider import Timeouts
 from modelmesh_cdk.json_codec import decode_json
+from modelmesh_cdk.sheltered import ShelteredTransport
 
 if TYPE_CHECKING:
     import aiohttp
@@ -261,7 +262,7 @@ def new_transport() -> httpx.AsyncBaseTransport:
         import httpx_aiohttp
     except ImportError:
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS)
-        return httpx.AsyncHTTPTransport(verify=_tls(), limits=limits)
+        return ShelteredTransport(verify=_tls(), limits=limits)
     transport: httpx.AsyncBaseTransport = httpx_aiohttp.AiohttpTransport(verify=_tls(), client=_aiohttp_session)
     return transport
 

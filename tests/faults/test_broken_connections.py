@@ -171,7 +171,7 @@ def test_a_request_that_broke_is_sent_once_and_not_again_behind_the_engines_back
 
 def test_a_stream_that_breaks_after_content_hands_over_what_had_come(world: Any) -> None:
     """F13: after the commit point nothing is replayed; the error carries the text."""
-    world.provider(faults.stream("Hel", "lo", end="reset"))
+    world.provider(faults.stream("Hel", "lo", end="cut"))
     second = world.provider("second")
     stream = world.stream()
     seen = [next(stream).content for _ in range(3)]  # the first says only whose turn it is

@@ -13,7 +13,7 @@ import pytest
 
 from modelmesh.errors import AllProvidersExhaustedError, ModelMeshError, StreamInterruptedError
 from modelmesh_cdk.testing import faults
-from modelmesh_cdk.testing.faults import CLOSE, Pause, RecordedRequest, chunk
+from modelmesh_cdk.testing.faults import CLOSE, RESET, Pause, RecordedRequest, chunk
 
 ROLE = chunk(role="assistant", text="")
 ERROR = {"error": {"message": "overloaded", "type": "server_error", "code": None}}
@@ -61,10 +61,22 @@ def test_a_stream_that_fails_before_its_first_content_moves_on_unseen(world: Any
     assert [part.metadata["finish_reason"] for part in parts if part.metadata["finish_reason"]] == ["stop"]
 
 
+def late(step: Any) -> Any:
+    """Let a moment pass before a reset: it throws away what its receiver has not read yet."""
+
+    def delayed(request: RecordedRequest) -> Iterator[Any]:
+        for action in step(request):
+            if action is RESET:
+                yield Pause(0.02)
+            yield action
+
+    return delayed
+
+
 AFTER_CONTENT = {
     "an end without a signal": faults.stream("Hel", "lo", end="silent"),
     "a cut": faults.stream("Hel", "lo", end="cut"),
-    "a reset": faults.stream("Hel", "lo", end="reset"),
+    "a reset": late(faults.stream("Hel", "lo", end="reset")),
     "an error event": faults.stream("Hel", "lo", end="error"),
     "Anthropic's error event": faults.events(ROLE, chunk(text="Hel"), chunk(text="lo"), ANTHROPIC),
     "a failed choice": faults.events(ROLE, chunk(text="Hel"), chunk(text="lo"), FAILED_CHOICE),
@@ -92,7 +104,7 @@ def test_a_stream_that_fails_after_content_is_a_typed_error_with_the_text(world:
 @pytest.mark.parametrize("pieces", [1, 2, 5])
 def test_the_partial_text_is_what_the_caller_saw(lone_world: Any, end: Any, pieces: int) -> None:
     """F13: wherever it is cut, the partial text is the exact prefix that was handed out."""
-    lone_world.provider(faults.stream(*[f"{place} " for place in range(pieces)], end=end))
+    lone_world.provider(late(faults.stream(*[f"{place} " for place in range(pieces)], end=end)))
     stream, seen = lone_world.stream(), ""
 
     try:
@@ -170,7 +182,7 @@ def test_a_compressed_stream_that_is_cut_is_no_whole_answer(world: Any, texts: A
 
 def test_a_stream_may_continue_at_another_provider_and_shows_the_seam(world: Any, texts: Any) -> None:
     """F13: under ``continue`` the next provider goes on, and the chunk where it does says so."""
-    world.provider(faults.stream("Hel", end="reset"))
+    world.provider(late(faults.stream("Hel", end="reset")))
     second = world.provider("lo")
     world.build(on_stream_failure="continue")
 
@@ -184,7 +196,7 @@ def test_a_stream_may_continue_at_another_provider_and_shows_the_seam(world: Any
 
 def test_a_stream_that_nobody_continues_hands_over_all_that_came(world: Any) -> None:
     """F13: two broken streams in a row leave both their texts in the error."""
-    world.provider(faults.stream("Hel", end="reset"))
+    world.provider(late(faults.stream("Hel", end="reset")))
     world.provider(faults.stream("lo", end="cut"))
     world.build(on_stream_failure="continue")
 
@@ -217,7 +229,7 @@ def test_nobody_left_before_content_is_the_same_error_as_for_a_whole_answer(worl
 
 def test_failed_streams_count_against_health(lone_world: Any, texts: Any) -> None:
     """F13: a provider whose streams break rests like one that answers with errors."""
-    first = lone_world.provider(default=faults.stream("Hel", end="reset"))
+    first = lone_world.provider(default=late(faults.stream("Hel", end="reset")))
     lone_world.provider(default="second")
 
     for _ in range(3):
