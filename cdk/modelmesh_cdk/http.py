@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import aiohttp
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+LINGER_SECONDS = 0.05
+LINGER_BYTES = 64 * 1024
+"""What is worth reading after an answer's end in order to keep its connection; a new one costs about as much."""
 LARGE_BODY_BYTES = 1024 * 1024
 """aiohttp warns of bytes of this size; from there on a body is handed to it as a stream of one part."""
 MAX_HEADER_BYTES = 64 * 1024
@@ -93,6 +96,20 @@ class HttpStream:
             # Nothing to decompress: what httpx does around each chunk would cost more than the chunk itself.
             parts = aiter(cast("httpx.AsyncByteStream", self._response.stream))
         return parts if self._ends_at is None else _until(self._ends_at, parts)
+
+    async def finish(self, rest: AsyncIterator[bytes]) -> None:
+        """Read on when all that matters has been said, so that the connection can be used again; gives up soon.
+
+        Args:
+            rest: What `chunks` returned.
+        """
+        size = 0
+        with suppress(ProviderError, TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                async for part in rest:
+                    size += len(part)
+                    if size > LINGER_BYTES:
+                        break
 
     async def read(self) -> bytes:
         """Return the whole body.

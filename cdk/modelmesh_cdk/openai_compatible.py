@@ -180,6 +180,7 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
                     for chunk in decoder.decode(event):
                         yield chunk
                 if decoder.is_done:
+                    await reply.finish(parts)
                     return
         for event in parser.close():
             for chunk in decoder.decode(event):
