@@ -161,6 +161,7 @@ class Http:
         self._given = transport
         self._max_body_bytes = max_body_bytes
         self._transports: dict[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport] = {}
+        self._closed = False
 
     async def send(
         self,
@@ -249,6 +250,9 @@ class Http:
         return HttpStream(response.status_code, names, response, self._max_body_bytes, ends_at)
 
     def _transport(self) -> httpx.AsyncBaseTransport:
+        if self._closed:
+            # A transport made now would never be closed.
+            raise ProviderConnectionError("the provider is closed; build a new mesh", retryable=False)
         if self._given is not None:
             return self._given
         loop = asyncio.get_running_loop()
@@ -260,7 +264,8 @@ class Http:
         return transport
 
     async def close(self) -> None:
-        """Close the connections of this loop; those of loops that are gone went with them."""
+        """Close the connections of all loops, and open none again; those of loops that are gone went with them."""
+        self._closed = True
         if self._given is not None:
             await self._given.aclose()
             return
