@@ -98,6 +98,8 @@ class Ledger(Protocol):
     ) -> Verdict:
         """Claim all or nothing. An ID that is reserved already is granted again and changes nothing.
 
+        What was settled, released or has ended is forgotten: its ID would be a new reservation.
+
         Args:
             reservation: Unique ID, chosen by the caller.
             claims: On different accounts.
@@ -110,7 +112,9 @@ class Ledger(Protocol):
         """Replace what was reserved by what was spent.
 
         More than was reserved is taken into the books, too, even past the limit: it is spent. Of rates, the difference
-        moves the next grant. Accounts that ``actual`` leaves out are settled at what was reserved.
+        moves the next grant: more postpones it, and what was not used flows back as far as it still weighs on the
+        account, since a rate does not save up what it did not take. Accounts that ``actual`` leaves out are settled at
+        what was reserved; accounts that were not reserved are ignored.
 
         Returns:
             Whether the reservation was open; settling again, or after its lease, changes nothing.
