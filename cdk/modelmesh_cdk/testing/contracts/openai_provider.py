@@ -77,10 +77,12 @@ class OpenAIProviderContract(ProviderContract):
 
     Attributes:
         server: A `FaultServer` that answers well until a test scripts it.
+        disconnect_timeout: Real seconds a connection may take to be closed.
     """
 
     secrets: ClassVar[tuple[str, ...]] = ("sk-canary-5f0c2b7e91d34a6f",)
     model: ClassVar[str] = "fault-model"
+    disconnect_timeout: ClassVar[float] = 5.0
 
     def make_at(self, context: ConnectorContext, url: str, api_key: str) -> ProviderConnector:
         """Build a connector for the server at this base URL (it ends in ``/v1``)."""
@@ -265,7 +267,7 @@ class OpenAIProviderContract(ProviderContract):
             stream = cast("Any", connector.stream(self.request(stream=True)))
             await anext(stream)
             await stream.aclose()
-            assert await asyncio.to_thread(self.server.wait_for_disconnect), "the connection stayed open"
+            await self._sees_leaving(self.server)
 
         self.drive(scenario)
 
@@ -277,7 +279,7 @@ class OpenAIProviderContract(ProviderContract):
             assert await asyncio.to_thread(self.silent.wait_for_requests)
             task.cancel()
             await asyncio.wait([task])
-            assert await asyncio.to_thread(self.silent.wait_for_disconnect), "the connection stayed open"
+            await self._sees_leaving(self.silent)
 
         self.drive(scenario, self.make_hanging)
 
@@ -306,6 +308,10 @@ class OpenAIProviderContract(ProviderContract):
             )
 
     # --- inside ---------------------------------------------------------------------------
+
+    async def _sees_leaving(self, server: FaultServer) -> None:
+        left = await asyncio.to_thread(server.wait_for_disconnect, self.disconnect_timeout)
+        assert left, "the connection stayed open"
 
     def _error(self, *, stream: bool = False) -> ProviderError:
         """Return what a request raises."""
