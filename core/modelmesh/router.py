@@ -438,6 +438,7 @@ class Router:
                 metadata.get("preferred_provider") if metadata else None,
                 metadata.get("session_id") if metadata else None,
                 metadata,
+                payload=payload,
             )
         )
         call = Call(
