@@ -6,7 +6,8 @@ from the clock it is given; the drivers in `modelmesh._engine.driver` do the awa
 
 The walk, under the default ``prefer: rotate``:
 
-1. Every active candidate once, the chosen one first, without any wait and at no cost to the retry budget.
+1. Every active candidate once, the chosen one first, at no cost to the retry budget and without any wait, except one
+   before the first call if the strategy asked for it.
 2. Those that rest after errors, the one due first leading: they may have healed, and the request has nobody else.
 3. Retries: after a wait (backoff, or the provider's own ``Retry-After``), those whose failure may pass.
 
@@ -62,6 +63,12 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
     """
     failed: Failures = {}
     last: ProviderError | None = None
+    ahead = call.route.selection.wait_seconds
+    if ahead > 0:
+        if call.has_time_for(ahead):
+            yield Pause(ahead, None)
+        else:
+            chosen, others = _put_off(chosen, others)
     for member in _walk(call, chosen, others):
         _check_caps(call, last)
         error = yield member
@@ -114,6 +121,12 @@ def _walk(call: Call, chosen: Member, others: Iterable[Member]) -> Iterator[Memb
         elif member.active:
             yield member
     yield from (member for member in late if member.active)
+
+
+def _put_off(chosen: Member, others: Iterable[Member]) -> tuple[Member, Iterable[Member]]:
+    """Put the chosen one last: there is no time for the wait it was to have, and others may be called at once."""
+    rest = list(others)
+    return (rest[0], [*rest[1:], chosen]) if rest else (chosen, rest)
 
 
 def _resting(call: Call, failed: Failures) -> Iterator[Member]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from modelmesh._engine.candidates import Ranking
 from modelmesh._engine.model import SYNC, Model
 from modelmesh._engine.pool import CapabilityPool, Member
+from modelmesh._engine.requirements import Fit, unsupported
 from modelmesh._engine.resolver import CapabilityResolver, Resolution
-from modelmesh.errors import NoActiveModelError, RoutingError
+from modelmesh.errors import NoActiveModelError, RoutingError, UnsupportedRequestError
 from modelmesh.interfaces.runtime import Clock
 from modelmesh.interfaces.strategy import SelectionRequest, SelectionResult
 
@@ -37,6 +37,7 @@ class PipelineRequest:
         session_id: For sticky strategies.
         metadata: The caller's.
         dry_run: Whether to leave every pointer where it is.
+        payload: The request's body in OpenAI's shape, for what it needs of a model; None when there is none yet.
     """
 
     capability: str
@@ -45,6 +46,7 @@ class PipelineRequest:
     session_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     dry_run: bool = False
+    payload: Mapping[str, Any] | None = None
 
 
 class PipelineContext:
@@ -56,6 +58,7 @@ class PipelineContext:
         pool: The pool under consideration, after the second.
         delivered: Whether candidates were narrowed to the delivery mode.
         active: Whether candidates were narrowed to active ones.
+        fit: What candidates were narrowed to by what the request needs, or None.
         selection: The strategy's choice, after the fifth.
         selected: The chosen member.
         allowed: Whom a stage of somebody's own left; None when none has spoken. Binds retries and last resorts, too.
@@ -70,6 +73,7 @@ class PipelineContext:
         "allowed",
         "delivered",
         "fallback",
+        "fit",
         "metadata",
         "pool",
         "pool_index",
@@ -88,6 +92,7 @@ class PipelineContext:
         self.pool_index = 0
         self.delivered = False
         self.active = False
+        self.fit: Fit | None = None
         self.provider: str | None = None
         self.selection: SelectionResult | None = None
         self.selected: Member | None = None
@@ -127,6 +132,7 @@ class PipelineContext:
                 mode=self.request.delivery_mode if self.delivered else None,
                 provider=self.provider,
                 active=self.active,
+                fit=self.fit,
             )
         return self._view
 
@@ -148,6 +154,7 @@ class PipelineContext:
     def start_over(self) -> None:
         """Forget what the stages after pool selection decided."""
         self.delivered = self.active = False
+        self.fit = None
         self.provider = None
         self.selection = None
         self.selected = None
@@ -218,8 +225,9 @@ class PipelineResult:
     def fallback_ids(self) -> list[str]:
         """IDs of the models that are tried next, best first."""
         others = self.others()
-        if isinstance(others, Ranking):
-            return others.ids()
+        ids = getattr(others, "ids", None)
+        if ids is not None:
+            return cast("list[str]", ids())
         return [member.model_id for member in others]
 
     def everyone(self) -> Sequence[Member]:
@@ -227,8 +235,15 @@ class PipelineResult:
         resolution, allowed = self.context.resolution, self.context.allowed
         assert resolution is not None
         if allowed is not None:
-            return [member for member in allowed if self.delivery_mode in member.model.definition.delivery]
-        return self.pool.candidates(node=resolution.node, only=resolution.only, mode=self.delivery_mode)
+            mode, fit = self.delivery_mode, self.context.fit
+            return [
+                member
+                for member in allowed
+                if mode in member.model.definition.delivery and (fit is None or fit.accepts(member))
+            ]
+        return self.pool.candidates(
+            node=resolution.node, only=resolution.only, mode=self.delivery_mode, fit=self.context.fit
+        )
 
 
 class PipelineStage(ABC):
@@ -304,6 +319,32 @@ class FilterDelivery(PipelineStage):
             pool_name=context.pool.name,
             details={"capability": context.capability, "delivery_mode": mode},
         )
+
+
+class FilterRequirements(PipelineStage):
+    """Leaves candidates that were not declared unable to do what the request needs."""
+
+    name = "requirement-filter"
+
+    def process(self, context: PipelineContext) -> PipelineContext:
+        """Narrow to those that fit.
+
+        Raises:
+            UnsupportedRequestError: Nobody does; says what the request needs and what each candidate lacks.
+        """
+        payload, pool = context.request.payload, context.pool
+        if payload is None:
+            return context
+        assert pool is not None
+        fit = pool.declared.fit(payload)
+        if fit is None:
+            return context
+        everyone = context.candidates
+        context.fit = fit
+        context.narrow(fit.accepts)
+        if not context.candidates:
+            raise unsupported(pool.name, payload, everyone)
+        return context
 
 
 class FilterState(PipelineStage):
@@ -395,7 +436,7 @@ class RoutingPipeline:
         trace: Callable[[str, dict[str, Any]], None] | None = None,
         tracing: Callable[[], bool] = lambda: False,
     ) -> RoutingPipeline:
-        """Build the six stages of the documentation.
+        """Build the six stages of the documentation, and before the state filter the one by what a request needs.
 
         Args:
             resolver: Names to pools.
@@ -408,6 +449,7 @@ class RoutingPipeline:
                 ResolveCapability(resolver),
                 SelectPool(clock),
                 FilterDelivery(),
+                FilterRequirements(),
                 FilterState(),
                 SelectModel(),
                 AttachRetryPolicy(),
@@ -423,18 +465,19 @@ class RoutingPipeline:
         Raises:
             CapabilityNotFoundError: Nothing has the asked name.
             NoActiveModelError: Candidates exist, and all of them rest.
+            UnsupportedRequestError: No model of the pools can do what the request needs.
             RoutingError: No model can serve the request.
         """
         context = PipelineContext(request)
         trace = self._trace if self._tracing() else None
-        first: RoutingError | None = None
+        first: RoutingError | UnsupportedRequestError | None = None
         while True:
             try:
                 for stage in self._stages:
                     context = stage.process(context)
                     if trace is not None:
                         trace(stage.name, {"capability": request.capability, "candidates": len(context.candidates)})
-            except RoutingError as error:
+            except (RoutingError, UnsupportedRequestError) as error:
                 # A pool whose models rest says more than one that never could: it is what the caller hears.
                 first = error if first is None or isinstance(error, NoActiveModelError) else first
                 context.pool_index += 1

@@ -166,7 +166,7 @@ def unsupported(pool: str, payload: Mapping[str, Any], members: Sequence[Member]
     shown = "; ".join(f"{name} has {', '.join(each.values())}" for name, each in list(lacks.items())[:5])
     more = f"; and {len(lacks) - 5} more" if len(lacks) > 5 else ""
     # Clients know what to do about a context that is too long; only then is it called so.
-    too_long = all(each.keys() <= {"context_window", "max_output_tokens"} for each in lacks.values())
+    too_long = all(each.keys() == {"context_window"} for each in lacks.values())
     kind = ContextLengthError if too_long else UnsupportedRequestError
     return kind(
         f"no model of pool {pool!r} can serve this request, which needs {needs.shown()}: {shown}{more}",

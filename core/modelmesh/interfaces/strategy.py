@@ -200,12 +200,15 @@ class SelectionResult:
         provider_id: Of the chosen candidate.
         score: Higher is better; the scale is the strategy's own.
         reason: One or two words for logs.
+        wait_seconds: How long the engine lets pass before it calls the chosen model. A wait that the request's
+            deadline does not leave time for is not begun: the others are called first then.
     """
 
     model_id: str
     provider_id: str
     score: float
     reason: str = ""
+    wait_seconds: float = 0.0
 
 
 @runtime_checkable
@@ -246,6 +249,25 @@ class CandidateSequence(Protocol):
 
     def of_provider(self, provider_id: str) -> Sequence[Candidate]:
         """Return those of one provider, in pool order."""
+        ...
+
+
+class TrackedCandidates(CandidateSequence, Protocol):
+    """Candidates that tell whose figures moved: the engine's own, one object until somebody joins or leaves.
+
+    With it a strategy keeps what it read and sorted, and reads anew what is not as it was.
+    """
+
+    @property
+    def moves(self) -> int:
+        """How often figures moved so far; as long as it stands, what was read still holds.
+
+        Figures are latency, errors, cost, price, and what a provider says of its limits. ``in_flight`` is none of them.
+        """
+        ...
+
+    def moved_since(self, moves: int) -> Sequence[Candidate] | None:
+        """Return the candidates whose figures moved since `moves` stood at this; None for all of them."""
         ...
 
 

@@ -24,6 +24,7 @@ STAGES = [
     "capability-resolver",
     "pool-selection",
     "delivery-filter",
+    "requirement-filter",
     "state-filter",
     "selection-strategy",
     "retry-policy",
@@ -64,7 +65,7 @@ class Listening(SequentialStrategy[Any]):
 # --- the stages -----------------------------------------------------------------------
 
 
-def test_six_stages_run_in_order(build: Build) -> None:
+def test_seven_stages_run_in_order(build: Build) -> None:
     """Their names are the documentation's, and the result tells which ran."""
     world = build(a=[])
 
@@ -82,7 +83,7 @@ def test_the_list_of_stages_is_a_copy(build: Build) -> None:
 
     pipeline.get_stages().clear()
 
-    assert len(pipeline.get_stages()) == 6
+    assert len(pipeline.get_stages()) == 7
 
 
 def test_stages_are_inserted_at_a_position_and_removed_by_name(build: Build) -> None:
@@ -101,7 +102,9 @@ def test_stages_are_inserted_at_a_position_and_removed_by_name(build: Build) -> 
 # --- stages of one's own ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("position", [2, 3, 4], ids=["before-delivery", "before-state", "before-choice"])
+@pytest.mark.parametrize(
+    "position", [2, 3, 4, 5], ids=["before-delivery", "before-requirements", "before-state", "before-choice"]
+)
 def test_a_stage_of_ones_own_narrows_the_choice(build: Build, position: int) -> None:
     """Wherever it stands, nobody else is chosen."""
     world = build(a=[], b=[], c=[])
@@ -112,7 +115,9 @@ def test_a_stage_of_ones_own_narrows_the_choice(build: Build, position: int) -> 
     assert (decision.model_id, decision.fallback_chain) == ("b", ["c"])
 
 
-@pytest.mark.parametrize("position", [2, 3, 4], ids=["before-delivery", "before-state", "before-choice"])
+@pytest.mark.parametrize(
+    "position", [2, 3, 4, 5], ids=["before-delivery", "before-requirements", "before-state", "before-choice"]
+)
 def test_a_stage_of_ones_own_binds_the_whole_request(build: Build, position: int) -> None:
     """No rotation, no last resort and no retry leads to a model that it left out."""
     world = build(a=[], b=down(), retry={"max_attempts": 1, "prefer": "retry", "scope": "any"})
