@@ -81,7 +81,11 @@ class LoopThread:
             return
         if threading.current_thread() is thread:
             raise UsageError("the mesh's own event loop cannot shut itself down; call shutdown() from elsewhere")
-        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(timeout)
+        ending = asyncio.run_coroutine_threadsafe(_cancel_all(), loop)
+        try:
+            ending.result(timeout)
+        except TimeoutError:
+            ending.cancel()  # a task will not be cancelled; it ends with the loop
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout)
         if not thread.is_alive():

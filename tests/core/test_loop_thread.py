@@ -1,0 +1,249 @@
+"""The mesh's own event loop: the synchronous door to the asynchronous engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from modelmesh._engine.loop_thread import LoopThread
+from modelmesh.errors import UsageError
+
+
+@pytest.fixture
+def loop() -> Iterator[LoopThread]:
+    """A loop thread, closed when the test is over."""
+    loop = LoopThread("test-loop")
+    yield loop
+    loop.close()
+
+
+async def forever() -> None:
+    """Wait for what never comes."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def where() -> str:
+    """Name of the thread this runs on."""
+    return threading.current_thread().name
+
+
+class Counting:
+    """A stream of numbers that knows whether it was closed."""
+
+    def __init__(self, end: BaseException | None = None) -> None:
+        self.end = end
+        self.is_closed = False
+
+    async def stream(self) -> AsyncGenerator[int, None]:
+        try:
+            for number in range(3):
+                await asyncio.sleep(0)
+                yield number
+            if self.end is not None:
+                raise self.end
+        finally:
+            self.is_closed = True
+
+
+def test_a_coroutine_runs_on_the_loops_thread_and_its_result_comes_back(loop: LoopThread) -> None:
+    """The caller blocks meanwhile."""
+    assert loop.run(where()) == "test-loop"
+
+
+def test_nothing_is_started_before_the_first_use() -> None:
+    """A mesh that is only awaited has no thread."""
+    loop = LoopThread("never-started")
+
+    assert not loop.is_running
+    assert "never-started" not in {thread.name for thread in threading.enumerate()}
+    loop.close()
+
+
+def test_what_a_coroutine_raises_comes_back(loop: LoopThread) -> None:
+    """As if it had been called directly."""
+
+    async def fail() -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        loop.run(fail())
+
+
+def test_many_threads_share_the_one_loop(loop: LoopThread) -> None:
+    """All run on it at once."""
+    loops: set[int] = set()
+    all_here = asyncio.Barrier(8)
+
+    async def meet() -> None:
+        loops.add(id(asyncio.get_running_loop()))
+        async with asyncio.timeout(5):
+            await all_here.wait()
+
+    threads = [threading.Thread(target=lambda: loop.run(meet())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+
+    assert (len(loops), all_here.broken) == (1, False)
+
+
+def test_blocking_inside_the_loop_is_refused(loop: LoopThread) -> None:
+    """It would wait for itself: the error says what to call instead."""
+
+    async def inside() -> None:
+        loop.run(where())
+
+    with pytest.raises(UsageError, match="acomplete"):
+        loop.run(inside())
+
+
+def test_interrupting_the_wait_cancels_the_work(loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who presses Ctrl-C leaves nothing running."""
+    cancelled = threading.Event()
+
+    async def work() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    real = asyncio.run_coroutine_threadsafe
+
+    def interrupted(coroutine: Any, on: asyncio.AbstractEventLoop) -> Any:
+        future = real(coroutine, on)
+
+        def result(timeout: float | None = None) -> None:
+            real(asyncio.sleep(0), on).result(5)  # the work has begun
+            raise KeyboardInterrupt
+
+        future.result = result  # type: ignore[method-assign]  # where a signal would strike
+        return future
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(work())
+
+    assert cancelled.wait(5)
+    monkeypatch.undo()
+
+
+# --- streams ------------------------------------------------------------------------
+
+
+def test_a_stream_is_iterated_item_by_item(loop: LoopThread) -> None:
+    """To its end, after which it is closed."""
+    numbers = Counting()
+
+    assert list(loop.iterate(numbers.stream())) == [0, 1, 2]
+    assert numbers.is_closed
+
+
+def test_leaving_a_stream_early_closes_it(loop: LoopThread) -> None:
+    """Before the next statement runs."""
+    numbers = Counting()
+    iterator = loop.iterate(numbers.stream())
+    next(iterator)
+
+    iterator.close()  # type: ignore[attr-defined]  # a generator behind the iterator
+
+    assert numbers.is_closed
+
+
+def test_what_a_stream_raises_comes_back_after_its_items(loop: LoopThread) -> None:
+    """Nothing that came before is lost."""
+    seen: list[int] = []
+
+    with pytest.raises(ValueError, match="mine"):
+        seen.extend(loop.iterate(Counting(ValueError("mine")).stream()))
+    with suppress(ValueError):
+        for number in loop.iterate(Counting(ValueError("mine")).stream()):
+            seen.append(number)  # noqa: PERF402 (what came before the error must be kept)
+
+    assert seen[-3:] == [0, 1, 2]
+
+
+# --- the end --------------------------------------------------------------------------
+
+
+def test_closing_ends_the_thread_and_what_runs(loop: LoopThread) -> None:
+    """Waiting callers are released."""
+    outcome: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            loop.run(forever())
+        except BaseException as error:
+            outcome.append(error)
+
+    loop.run(where())
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while loop.run(tasks()) < 2:
+        time.sleep(0)
+    loop.close()
+    waiting.join(5)
+
+    assert [type(error).__name__ for error in outcome] == ["CancelledError"]
+    assert not loop.is_running
+    assert "test-loop" not in {thread.name for thread in threading.enumerate()}
+
+
+async def tasks() -> int:
+    """How many tasks the loop has."""
+    return len(asyncio.all_tasks())
+
+
+def test_closing_twice_is_closing_once(loop: LoopThread) -> None:
+    """And closing one that never ran is nothing."""
+    loop.run(where())
+
+    loop.close()
+    loop.close()
+    LoopThread().close()
+
+
+def test_after_the_end_nothing_runs(loop: LoopThread) -> None:
+    """The error says to build a new mesh; the coroutine is not left unawaited."""
+    loop.close()
+
+    with pytest.raises(UsageError, match="shut down"):
+        loop.run(where())
+
+
+def test_a_loop_cannot_close_itself(loop: LoopThread) -> None:
+    """The error says to call it from elsewhere."""
+
+    async def inside() -> None:
+        loop.close()
+
+    with pytest.raises(UsageError, match="from elsewhere"):
+        loop.run(inside())
+
+
+def test_a_task_that_will_not_be_cancelled_does_not_hold_the_end_up(loop: LoopThread) -> None:
+    """After its time the loop is stopped all the same, and nobody raises."""
+    stubborn = threading.Event()
+
+    async def work() -> None:
+        while not stubborn.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.005)
+
+    async def begin() -> None:
+        loop.kept = asyncio.create_task(work())  # type: ignore[attr-defined]
+
+    loop.run(begin())
+
+    loop.close(timeout=0.05)
+
+    assert not loop.is_running
+    stubborn.set()
