@@ -14,6 +14,10 @@ from types import TracebackType
 
 _FEW = 64
 """Entries that are not worth tidying."""
+_LATE = 0.05
+"""Seconds after which a timer that fires is late: something blocked the loop meanwhile."""
+_GRACE = 0.01
+"""Seconds that a loop gets to look at what arrived while it was blocked."""
 
 
 class Limit:
@@ -73,6 +77,8 @@ class _LoopDeadlines:
         self._numbers = count()
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._in_grace = False
 
     def add(self, limit: Limit, seconds: float) -> None:
         when = self._loop.time() + seconds
@@ -92,12 +98,19 @@ class _LoopDeadlines:
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._due = when
         self._timer = self._loop.call_at(when, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
         heap = self._heap
         now = self._loop.time()
+        if now - self._due > _LATE and not self._in_grace:
+            # The answer may be here already, unread because the application blocked its loop.
+            self._in_grace = True
+            self._set_timer(now + _GRACE)
+            return
+        self._in_grace = False
         while heap and (heap[0][0] <= now or not heap[0][2].running):
             limit = heappop(heap)[2]
             if limit.running:
