@@ -175,7 +175,7 @@ def test_what_a_stream_raises_comes_back_after_its_items(loop: LoopThread) -> No
 
 
 def test_closing_ends_the_thread_and_what_runs(loop: LoopThread) -> None:
-    """Waiting callers are released."""
+    """Waiting callers are released, and told why."""
     outcome: list[BaseException] = []
 
     def wait() -> None:
@@ -192,7 +192,9 @@ def test_closing_ends_the_thread_and_what_runs(loop: LoopThread) -> None:
     loop.close()
     waiting.join(5)
 
-    assert [type(error).__name__ for error in outcome] == ["CancelledError"]
+    assert [(type(error), str(error)) for error in outcome] == [
+        (UsageError, "the mesh was shut down while this call ran")
+    ]
     assert not loop.is_running
     assert "test-loop" not in {thread.name for thread in threading.enumerate()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from modelmesh.errors import UsageError
@@ -32,7 +33,8 @@ class LoopThread:
         """Run a coroutine on the loop and wait for its result; interrupting the wait cancels it.
 
         Raises:
-            UsageError: Called on the loop's own thread, which would wait for itself, or after `close`.
+            UsageError: Called on the loop's own thread, which would wait for itself, or after `close`, or closed
+                meanwhile.
         """
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
@@ -41,6 +43,10 @@ class LoopThread:
             raise
         try:
             return future.result()
+        except CancelledError:
+            if self._closed:
+                raise UsageError("the mesh was shut down while this call ran") from None
+            raise
         except BaseException:
             future.cancel()
             raise
