@@ -56,20 +56,6 @@ def test_the_error_rate_means_nothing_before_enough_outcomes(samples: int | None
     assert evaluator.get_reason(snapshot(error_rate=1.0, failure_count=1), samples=samples) == expected
 
 
-@pytest.mark.parametrize(
-    ("rules", "has"),
-    [
-        (DeactivationRules(), False),
-        (DeactivationRules(request_limit=1), True),
-        (DeactivationRules(budget_limit=1), True),
-    ],
-    ids=["none", "requests", "money"],
-)
-def test_rules_know_whether_a_success_can_matter(rules: DeactivationRules, has: bool) -> None:
-    """Without limits a success needs no look."""
-    assert rules.has_limits is has
-
-
 @pytest.mark.parametrize(("ejections", "seconds"), [(1, 60), (2, 120), (3, 240), (4, 300), (5_000, 300)])
 @pytest.mark.parametrize(("drawn", "more"), [(0.0, 1.0), (0.999_999, 1.1)], ids=["shortest", "longest"])
 def test_rests_double_up_to_a_limit_with_jitter_on_top(
