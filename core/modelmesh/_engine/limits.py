@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelmesh._engine.tokens import estimate_prompt
@@ -92,10 +93,17 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a request takes at most: tokens, and nano-USD; None where the price is not known."""
+    """What a request takes.
+
+    Attributes:
+        tokens: Input and output.
+        nano_usd: Their price; None where it is not known.
+        is_bounded: Whether it is the most there can be, since the caller limited the output; otherwise a guess.
+    """
 
     tokens: int
     nano_usd: int | None
+    is_bounded: bool
 
     def of(self, limit: Limit) -> int:
         """Return it in a limit's unit."""
@@ -176,13 +184,28 @@ class Limits:
             hold.accounts.append((limit, claim.account))
             claims.append(claim)
         try:
-            verdict = await self._ledger.reserve(hold.reservation, claims, lease=self._lease(call))
+            verdict = await self._claim(call, hold, claims)
         except StateStoreError as error:
             return ProviderError(f"the ledger of limits does not answer: {error}", retryable=True)
         if verdict.granted:
             return hold
         call.refusals += 1
         return self._refused(call, member, hold, verdict, now)
+
+    async def _claim(self, call: Call, hold: Hold, claims: list[Claim]) -> Verdict:
+        """Reserve; a request that nobody bounded takes what is left of a window rather than nothing."""
+        lease = self._lease(call)
+        verdict = await self._ledger.reserve(hold.reservation, claims, lease=lease)
+        for _ in claims:
+            if verdict.granted or hold.estimate.is_bounded or not verdict.available:
+                break
+            place = next(place for place, claim in enumerate(claims) if claim.account == verdict.account)
+            refused = claims[place]
+            if not isinstance(refused, WindowClaim) or hold.accounts[place][0].unit == "requests":
+                break
+            claims[place] = replace(refused, amount=verdict.available)
+            verdict = await self._ledger.reserve(hold.reservation, claims, lease=lease)
+        return verdict
 
     def _lease(self, call: Call) -> float:
         total = call.timeouts.total
@@ -326,25 +349,24 @@ def _spent(hold: Hold, record: AttemptRecord) -> dict[str, int]:
 
 
 def estimated(payload: Mapping[str, Any], member: Member) -> Estimate:
-    """Return what a request takes at most, as far as can be known before it is made.
+    """Return what a request takes, as far as can be known before it is made.
 
-    Output is bounded by ``max_completion_tokens`` or ``max_tokens``, else by the model's ``max_output_tokens``; where
-    nobody says, by `UNKNOWN_OUTPUT_TOKENS`, which an answer may pass.
+    Output is bounded by the request's ``max_completion_tokens`` or ``max_tokens``. Where it has none, it is taken to be
+    `UNKNOWN_OUTPUT_TOKENS`, or the model's ``max_output_tokens`` if that is less; an answer may then pass it.
     """
-    tokens_in = -(-int(estimate_prompt(payload) * _PROMPT_MARGIN * 100) // 100) + 8
-    declared = member.model.definition.constraints.get("max_output_tokens")
-    asked = payload.get("max_completion_tokens") or payload.get("max_tokens") or declared or UNKNOWN_OUTPUT_TOKENS
-    answers = payload.get("n") or 1
-    tokens_out = (
-        int(asked) * int(answers) if isinstance(asked, int) and isinstance(answers, int) else UNKNOWN_OUTPUT_TOKENS
-    )
-    if "messages" not in payload:
-        tokens_out = 0
+    tokens_in = int(estimate_prompt(payload) * _PROMPT_MARGIN) + 8
+    asked = payload.get("max_completion_tokens") or payload.get("max_tokens")
+    answers = payload.get("n")
+    is_bounded = isinstance(asked, int) or "messages" not in payload
+    if not isinstance(asked, int):
+        declared = member.model.definition.constraints.get("max_output_tokens")
+        asked = min(declared or UNKNOWN_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS) if "messages" in payload else 0
+    tokens_out = asked * answers if isinstance(answers, int) and answers > 0 else asked
     pricing: ModelPricing | None = member.model.definition.pricing
     cost = None
     if pricing is not None:
-        cost = -(-int(pricing.cost(TokenUsage(tokens_in, tokens_out)) * NANO_USD * 1_000) // 1_000)
-    return Estimate(tokens_in + tokens_out, cost)
+        cost = ceil(round(pricing.cost(TokenUsage(tokens_in, tokens_out)) * NANO_USD, 3))
+    return Estimate(tokens_in + tokens_out, cost, is_bounded)
 
 
 def _busy(member: Member) -> ProviderError | None:
