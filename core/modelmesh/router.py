@@ -12,6 +12,7 @@ from modelmesh._engine.driver import content_of, first_choice
 from modelmesh._engine.model import BATCH, STREAMING, SYNC
 from modelmesh._engine.pipeline import PipelineRequest, PipelineResult, RoutingPipeline
 from modelmesh._engine.pool import CapabilityPool
+from modelmesh._engine.trace_context import RequestTrace, trace_headers
 from modelmesh.errors import AllProvidersExhaustedError, ProviderError, RoutingError, unknown_name
 from modelmesh.interfaces.observability import ObservabilityConnector
 from modelmesh.interfaces.provider import Operation, ProviderChunk, Receipt, TokenUsage
@@ -65,7 +66,8 @@ class CompletionRequest:
 
     ``metadata`` is the caller's own and is not sent to providers. The router reads these keys of it:
     ``session_id``, ``preferred_provider``, ``deadline`` (seconds, for this request), ``headers`` (extra headers to
-    pass on, such as ``traceparent``), and ``parameters`` (a dict of further OpenAI parameters, such as ``top_p``).
+    pass on), ``traceparent`` and ``tracestate`` (W3C trace context, taken from ``headers`` as well), and
+    ``parameters`` (a dict of further OpenAI parameters, such as ``top_p``).
     """
 
     messages: list[dict[str, Any]]
@@ -441,6 +443,7 @@ class Router:
                 payload=payload,
             )
         )
+        headers = trace_headers(metadata) if metadata else _NO_HEADERS
         call = Call(
             engine.request_ids(),
             capability,
@@ -451,7 +454,8 @@ class Router:
             clock=engine.clock,
             random=engine.random,
             metadata=metadata,
-            headers=metadata.get("headers", _NO_HEADERS) if metadata else _NO_HEADERS,
+            headers=headers,
+            trace=RequestTrace(engine.random, headers) if engine.telemetry.wants_spans else None,
         )
         if engine.telemetry.wants_info:
             engine.telemetry.routed(call)

@@ -15,6 +15,8 @@ from modelmesh.interfaces.runtime import Clock, Random
 if TYPE_CHECKING:
     from modelmesh._engine.pipeline import PipelineResult
     from modelmesh._engine.pool import CapabilityPool, Member
+    from modelmesh._engine.trace_context import RequestTrace
+    from modelmesh.interfaces.observability import RequestLogEntry
 
 
 class Call:
@@ -25,6 +27,8 @@ class Call:
         retrying: Whether it holds a place in the pool's retry budget.
         provider_seconds: Time spent waiting for providers.
         waited_seconds: Time spent in pauses between attempts.
+        trace: Its place in a trace, where somebody records spans.
+        held_log: The record of a failed attempt, until it is known whether another follows.
         last_member: Whom the last attempt called.
         partial: Text of broken streams that the caller has seen already, under ``on_stream_failure: continue``.
     """
@@ -35,6 +39,7 @@ class Call:
         "clock",
         "deadline_at",
         "headers",
+        "held_log",
         "last_member",
         "metadata",
         "operation",
@@ -51,6 +56,7 @@ class Call:
         "started",
         "stream",
         "timeouts",
+        "trace",
         "waited_seconds",
     )
 
@@ -67,6 +73,7 @@ class Call:
         random: Random,
         metadata: Mapping[str, Any],
         headers: Mapping[str, str],
+        trace: RequestTrace | None = None,
     ) -> None:
         self.request_id = request_id
         self.capability = capability
@@ -81,6 +88,8 @@ class Call:
         self.random = random
         self.metadata = metadata
         self.headers = headers
+        self.trace = trace
+        self.held_log: RequestLogEntry | None = None
         self.attempts: list[AttemptRecord] = []
         self.retrying = False
         self.refusals = 0
@@ -121,7 +130,7 @@ class Call:
             self.operation,
             self.stream,
             self.timeouts,
-            self.headers,
+            self.headers if self.trace is None else self.trace.next_attempt(),
             self.metadata,
             self.request_id,
         )

@@ -110,6 +110,7 @@ class _Listener:
         entry.error = None if record.error is None else self._redactor.text(record.error)
         entry.request_payload = self._payload(record.request_payload)
         entry.response_payload = self._payload(record.response_payload)
+        entry.log_level = self.log_level
         return entry
 
     def _payload(self, text: str | None) -> str | None:

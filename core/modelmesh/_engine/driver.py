@@ -288,6 +288,7 @@ class Driver:
         call.pool.active_requests += 1
 
     def _close(self, call: Call) -> None:
+        self._recorder.release_log(call, is_last=True)
         pool = call.pool
         pool.active_requests -= 1
         pool.total_requests += 1
@@ -297,6 +298,8 @@ class Driver:
 
     def _begin(self, call: Call, member: Member, error: ProviderError | None) -> ProviderRequest:
         before = call.last_member
+        if before is not None:
+            self._recorder.release_log(call)
         if before is not None and before is not member:
             self._recorder.rotated(call, member, error)
         call.last_member = member

@@ -181,6 +181,11 @@ class Recorder:
             self._telemetry.log(call, record, status_code=499)
         return record
 
+    def release_log(self, call: Call, *, is_last: bool = False) -> None:
+        """Write the log record of a failed attempt: another one begins, or the request is over."""
+        if call.held_log is not None:
+            self._telemetry.log_held(call, is_last=is_last)
+
     # --- health -----------------------------------------------------------
 
     def _heal(self, member: Member) -> None:

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 
 class Telemetry:
-    """Events, logs and traces of one mesh."""
+    """Events, logs and traces of one mesh.
+
+    Attributes:
+        wants_spans: Whether a connector records spans, so that requests and attempts need IDs for theirs.
+    """
 
     def __init__(self, dispatcher: Dispatcher, emitter: EventEmitter, logger: RequestLogger, clock: Clock) -> None:
         self.dispatcher = dispatcher
         self.emitter = emitter
         self.logger = logger
         self._clock = clock
+        self.wants_spans = any(getattr(each, "wants_spans", False) for each in dispatcher.connectors)
 
     @property
     def wants_logs(self) -> bool:
@@ -103,7 +108,11 @@ class Telemetry:
         )
 
     def log(self, call: Call, record: AttemptRecord, *, status_code: int, response: object = None) -> None:
-        """Write one request log record, with payloads where a sink asks for them."""
+        """Write one request log record, with payloads where a sink asks for them.
+
+        That of a failed attempt waits for `log_held`: only then is it known whether another attempt follows.
+        """
+        is_last = record.outcome in ("success", "cancelled")
         entry = RequestLogEntry(
             self.now(),
             record.model_id,
@@ -118,14 +127,40 @@ class Telemetry:
             record.reason,
             request_id=call.request_id,
             pool_id=call.pool.name,
-            routing_reason=call.route.selection.reason if len(call.attempts) == 1 else "rotation",
+            routing_reason=_reason(call),
             attempt=len(call.attempts),
             overhead_us=call.overhead_us() if record.outcome == "success" else None,
+            outcome=record.outcome,
+            operation=call.operation,
+            upstream_model=None if call.last_member is None else call.last_member.model.wire_name,
+            time_to_first_token_ms=record.time_to_first_token_ms,
+            request_ms=(self._clock.monotonic() - call.started) * 1000.0,
+            is_last=is_last,
+            trace=None if call.trace is None else call.trace.link(),
         )
         if self.dispatcher.wants_payloads:
             entry.request_payload = _as_text(call.payload)
             entry.response_payload = None if response is None else _as_text(response)
-        self.logger.log(entry)
+        if is_last:
+            self.logger.log(entry)
+        else:
+            call.held_log = entry
+
+    def log_held(self, call: Call, *, is_last: bool = False) -> None:
+        """Write the record of the last attempt if it waits: another one begins, or the request is over."""
+        entry = call.held_log
+        if entry is not None:
+            call.held_log = None
+            entry.is_last = is_last
+            self.logger.log(entry)
+
+
+def _reason(call: Call) -> str:
+    """Say why the latest attempt called its model."""
+    attempts = call.attempts
+    if len(attempts) == 1:
+        return call.route.selection.reason
+    return "retry" if attempts[-2].model_id == attempts[-1].model_id else "rotation"
 
 
 def _as_text(payload: object) -> str:

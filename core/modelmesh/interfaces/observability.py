@@ -60,6 +60,25 @@ class RoutingEvent:
         self.metadata = self.metadata or {}
 
 
+@dataclass(frozen=True, slots=True)
+class TraceLink:
+    """Where an attempt stands in a distributed trace (W3C trace context); IDs are lower-case hexadecimal.
+
+    Attributes:
+        trace_id: Of the whole trace, 32 digits.
+        request_span_id: Of the request, 16 digits.
+        attempt_span_id: Of the attempt, 16 digits; providers are sent it as their parent.
+        traceparent: As the caller sent it; None when the trace begins here.
+        tracestate: Likewise.
+    """
+
+    trace_id: str
+    request_span_id: str
+    attempt_span_id: str
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
 @dataclass
 class RequestLogEntry:
     """One attempt's request/response log record.
@@ -85,6 +104,14 @@ class RequestLogEntry:
         routing_reason: Why this model was chosen.
         attempt: 1-based number of the attempt within its request.
         overhead_us: Microseconds the router itself took, on the last record of a request.
+        outcome: ``success``, the error's category, or ``cancelled``.
+        operation: ``chat``, ``embeddings``, ``speech``, ``transcription`` or ``image``.
+        upstream_model: The model as its provider names it.
+        time_to_first_token_ms: Streams only; None when no content came.
+        request_ms: From the request's arrival to the attempt's end, other attempts and pauses included.
+        is_last: Whether the request ended with this attempt.
+        trace: Its place in a trace, where a connector with ``wants_spans`` takes logs.
+        log_level: How much of requests and answers this copy may hold; set on delivery.
     """
 
     timestamp: datetime
@@ -105,6 +132,14 @@ class RequestLogEntry:
     routing_reason: str | None = None
     attempt: int = 1
     overhead_us: float | None = None
+    outcome: str | None = None
+    operation: str | None = None
+    upstream_model: str | None = None
+    time_to_first_token_ms: float | None = None
+    request_ms: float | None = None
+    is_last: bool = False
+    trace: TraceLink | None = None
+    log_level: LogLevel | None = None
 
 
 @dataclass

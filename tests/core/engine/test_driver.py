@@ -228,10 +228,10 @@ def test_the_connector_gets_its_own_model_name_and_the_callers_extras(build: Bui
     """The model as its provider names it, headers, metadata, and the request's ID."""
     world = build(providers={"acme": ScriptedProvider()}, models={"a": {"provider": "acme", "model": "acme/a-1"}})
 
-    reply = world.ask(headers={"traceparent": "00-1"}, parameters={"top_p": 0.5}, team="blue")
+    reply = world.ask(headers={"x-own": "1"}, parameters={"top_p": 0.5}, team="blue")
 
     request = world.providers["acme"].requests[0]
-    assert (request.model, request.headers, request.payload["top_p"]) == ("acme/a-1", {"traceparent": "00-1"}, 0.5)
+    assert (request.model, request.headers, request.payload["top_p"]) == ("acme/a-1", {"x-own": "1"}, 0.5)
     assert (request.metadata["team"], request.request_id) == ("blue", reply.metadata["request_id"])
 
 
