@@ -300,7 +300,8 @@ class Books:
                 continue  # it was settled, and its ID possibly used again
             del self.reservations[name]
             for line in ended.lines:
-                self._settle_line(ends_at if not line[2] else moment, line, line[1] if ended.dispatched else 0)
+                # As of the lease's end: nothing has changed since, and it matters not who noticed how late.
+                self._settle_line(ends_at, line, line[1] if ended.dispatched else 0)
         if moment >= self._sweep_at:
             self._sweep_at = moment + SWEEP_SECONDS * MICROSECONDS
             self._forget(moment)

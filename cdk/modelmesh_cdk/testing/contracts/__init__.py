@@ -18,6 +18,6 @@ from __future__ import annotations
 import pytest
 
 # Plain asserts say nothing but "AssertionError" unless pytest is told about the modules before they are imported.
-pytest.register_assert_rewrite(
-    *(f"{__name__}.{kind}" for kind in ("provider", "openai_provider", "strategy", "state_store", "observability"))
-)
+_MODULES = ("provider", "openai_provider", "strategy", "state_store", "observability")
+_STORES = ("store_ledger", "store_locks", "store_messages", "store_processes")
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in (*_MODULES, *_STORES)))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import ClassVar, TypeVar
 
 import pytest
 
 from modelmesh.errors import StateStoreError
-from modelmesh.interfaces.runtime import ConnectorContext
 from modelmesh.interfaces.state_store import StateRecord, StateStore, StoreGuarantees
 from modelmesh_cdk.testing.clock import FakeClock, context
-
-Result = TypeVar("Result")
+from modelmesh_cdk.testing.contracts.store_ledger import LedgerScenarios
+from modelmesh_cdk.testing.contracts.store_locks import LockScenarios
+from modelmesh_cdk.testing.contracts.store_messages import MessageScenarios
+from modelmesh_cdk.testing.contracts.store_processes import ProcessScenarios
 
 KEYS = (
     "plain",
@@ -29,20 +28,12 @@ KEYS = (
 """Keys a store must keep apart, whatever it writes them to."""
 
 
-class StateStoreContract:
+class StateStoreContract(LedgerScenarios, LockScenarios, MessageScenarios, ProcessScenarios):
     """Inherit it and write `make`; each test begins with an empty store.
 
-    Attributes:
-        patience: Real seconds any one test may take before it counts as hanging.
+    ``own_clock``, ``tick`` and `pass_time` are for stores that tell time themselves; `factory` for those that other
+    processes build in another way; all are described in `StoreScenarios`.
     """
-
-    patience: ClassVar[float] = 20.0
-
-    # --- what subclasses write ------------------------------------------------------------
-
-    def make(self, context: ConnectorContext) -> StateStore:
-        """Build a store; the contract binds it. A second call within a test opens the same data again."""
-        raise NotImplementedError(f"{type(self).__name__} must say in make() how its store is built")
 
     # --- records --------------------------------------------------------------------------
 
@@ -108,6 +99,32 @@ class StateStoreContract:
             with pytest.raises(StateStoreError):
                 await store.save("", b"data")
             assert list(await store.list()) == []
+
+        self.drive(scenario)
+
+    def test_a_key_has_up_to_512_characters(self) -> None:
+        """So many are kept, of any script; one more is refused, and so is what no encoding can write."""
+
+        async def scenario(store: StateStore) -> None:
+            for key in ("k" * 512, "🎉" * 512):
+                await store.save(key, b"data")
+                assert await store.stat(key) is not None
+            for key in ("k" * 513, "a\x00b", "line\nbreak", "\ud800"):
+                with pytest.raises(StateStoreError):
+                    await store.save(key, b"data")
+            assert list(await store.list()) == ["k" * 512, "🎉" * 512]
+
+        self.drive(scenario)
+
+    def test_stat_is_the_record_without_its_data(self) -> None:
+        """Version and time are the record's; of what is not there is no stat."""
+
+        async def scenario(store: StateStore) -> None:
+            await store.save("key", b"1")
+            saved = await store.save("key", b"data")
+            assert saved is not None
+            assert await store.stat("key") == StateRecord("key", b"", 2, saved.modified_at)
+            assert await store.stat("nothing") is None
 
         self.drive(scenario)
 
@@ -246,41 +263,23 @@ class StateStoreContract:
         assert loaded == (saved if self.make(context()).guarantees.survives_restart else None)
 
     def test_several_users_see_one_truth_if_it_says_so(self) -> None:
-        """Two handles on a shared store exclude each other by version; without sharing they are apart."""
+        """Two handles on a shared store exclude each other; else they are apart, or the second is refused."""
 
         async def scenario(one: StateStore) -> None:
-            other = self._bound(FakeClock())
+            other = self.bound(FakeClock())
+            shared = one.guarantees.shared_between_processes
             try:
                 assert _version(await one.save("key", b"mine", expected_version=0)) == 1
-                seen = await other.save("key", b"theirs", expected_version=0)
-                assert (seen is None) is one.guarantees.shared_between_processes
+                try:
+                    seen = await other.save("key", b"theirs", expected_version=0)
+                except StateStoreError:
+                    assert not shared, "a shared store refused its second user"
+                else:
+                    assert (seen is None) is shared
             finally:
                 await other.close()
 
         self.drive(scenario)
-
-    # --- inside -------------------------------------------------------------------------------------
-
-    def drive(self, scenario: Callable[[StateStore], Awaitable[Result]], *, clock: FakeClock | None = None) -> Result:
-        """Run a scenario with a bound store, on a loop of its own, and close the store after it."""
-
-        async def run() -> Result:
-            store = self._bound(clock or FakeClock())
-            try:
-                async with asyncio.timeout(self.patience):
-                    return await scenario(store)
-            finally:
-                await store.close()
-
-        return asyncio.run(run())
-
-    def _bound(self, clock: FakeClock) -> StateStore:
-        about = context("storage", clock=clock)
-        store = self.make(about)
-        bind = getattr(store, "bind", None)
-        if bind is not None:
-            bind(about)
-        return store
 
 
 async def _add_one(store: StateStore) -> None:
