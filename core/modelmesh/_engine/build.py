@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,8 +61,12 @@ class Graph:
     state_store: StateStore | None = None
     observers: list[Any] = field(default_factory=list)
 
-    async def aclose(self) -> None:
-        """Close providers and the state store; one that fails to close does not keep the others open."""
+    async def aclose(self, within: float = 5.0) -> None:
+        """Close providers and the state store; one that fails to close does not keep the others open.
+
+        Args:
+            within: Seconds each may take.
+        """
         closing: list[tuple[str, Callable[[], Any]]] = [
             (f"provider.{name}", provider.connector.close) for name, provider in self.providers.items()
         ]
@@ -69,7 +74,8 @@ class Graph:
             closing.append(("storage", self.state_store.close))
         for component, close in closing:
             try:
-                await close()
+                async with asyncio.timeout(within):
+                    await close()
             except Exception as error:
                 self.engine.telemetry.trace(
                     Severity.ERROR, component, "failed to close", {"error_type": type(error).__name__}
