@@ -23,6 +23,7 @@ from modelmesh.interfaces.observability import (
 )
 from modelmesh.interfaces.runtime import ConnectorContext
 from modelmesh.redaction import Redactor
+from modelmesh_cdk.json_codec import encode_json
 
 EVENT_GROUPS: Mapping[str, frozenset[str]] = {
     "rotation": frozenset({"model_rotated"}),
@@ -67,6 +68,11 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     Records become JSON lines with ``type`` event, log, stats or trace; override a ``_format_…`` hook for another shape.
     The core calls it from one thread of its own, off every request's path: it may block, and may raise.
 
+    Records come in batches, for connectors that care: one that sets ``batch_size`` (records) and ``batch_wait``
+    (seconds) says how many may gather and for how long, and one that has ``begin_batch()`` and ``end_batch()`` is told
+    where a batch begins and ends; what `end_batch` raises concerns all of it. ``stop_waiting()``, if there is one, is
+    called from another thread when shutdown begins; it must return at once.
+
     Attributes:
         config_model: Settings the connector reads from its section of the configuration.
         connector_id: Set it only when one plugin offers several connectors; else the entry point's name is the ID.
@@ -80,6 +86,7 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     def __init__(self, config: ConfigT | None = None) -> None:
         self.config = config if config is not None else cast("ConfigT", self.config_model())
         self._redactor = Redactor()
+        self._redacts = self.config.redact_secrets
         self._events = _events(self.config.event_filter)
         self._lowest = _SEVERITIES.index(self.config.min_severity.value)
 
@@ -92,12 +99,15 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     def bind(self, context: ConnectorContext) -> None:
         """Receive clock and trace."""
         self.context = context
+        # What the mesh hands over has lost its secrets: to look again would double the cost, and undo the wish of one
+        # who set logging.redact_secrets to false.
+        self._redacts = self.config.redact_secrets and not context.redacts
 
     # --- what the core calls ----------------------------------------------------
 
     def emit(self, event: RoutingEvent) -> None:
         """Write an event that passes the filter."""
-        if self._events is None or event.event_type in self._events:
+        if self._takes_event(event):
             self._send(self._format_event(event))
 
     def log(self, entry: RequestLogEntry) -> None:
@@ -107,14 +117,12 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     def flush(self, stats: dict[str, AggregateStats]) -> None:
         """Write statistics, a line a scope."""
         for scope_id, figures in stats.items():
-            # A bare ID may hold a colon of its own (llama3:8b); only the name of a scope before it is a prefix.
-            scope, _, name = scope_id.partition(":")
-            if not name or scope not in _SCOPES or scope in self.config.scopes:
+            if self._takes_scope(scope_id):
                 self._send(self._format_stats(scope_id, figures))
 
     def trace(self, entry: TraceEntry) -> None:
         """Write a trace of sufficient severity."""
-        if _SEVERITIES.index(entry.severity.value) >= self._lowest:
+        if self._takes_trace(entry):
             self._send(self._format_trace(entry))
 
     def close(self) -> None:
@@ -204,13 +212,26 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
 
     # --- inside ---------------------------------------------------------------------
 
+    def _takes_event(self, event: RoutingEvent) -> bool:
+        return self._events is None or event.event_type in self._events
+
+    def _takes_scope(self, scope_id: str) -> bool:
+        # A bare ID may hold a colon of its own (llama3:8b); only the name of a scope before it is a prefix.
+        scope, _, name = scope_id.partition(":")
+        return not name or scope not in _SCOPES or scope in self.config.scopes
+
+    def _takes_trace(self, entry: TraceEntry) -> bool:
+        return _SEVERITIES.index(entry.severity.value) >= self._lowest
+
     def _json(self, kind: str, record: Mapping[str, Any]) -> str:
         if not self.config.redact_secrets:
             return json.dumps({"type": kind, **record}, ensure_ascii=False, default=str)
-        return _CleanLine(json.dumps({"type": kind, **self._redactor.mapping(record)}, ensure_ascii=False))
+        # Redaction also makes plain values of what JSON has no form for.
+        clean = self._redactor.mapping(record) if self._redacts else record
+        return _CleanLine(encode_json({"type": kind, **clean}).decode())
 
     def _send(self, line: str) -> None:
-        if self.config.redact_secrets and not isinstance(line, _CleanLine):
+        if self._redacts and not isinstance(line, _CleanLine):
             line = self._redact(line)
         # Halves of surrogate pairs come out of providers' JSON; no file takes them. Written so, JSON reads them back.
         self._write(str(line) if line.isascii() else line.encode(errors="backslashreplace").decode())

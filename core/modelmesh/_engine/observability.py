@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from modelmesh._engine.dispatch import SECTIONS, Dispatcher, StartWorker, Subscription, start_thread
+from modelmesh._engine.dispatch import SECTIONS, Dispatcher, Subscription
+from modelmesh._engine.lane import StartWorker, start_thread
 from modelmesh.interfaces.observability import EventType, LogLevel, ObservabilityConnector, Severity, TraceEntry
 from modelmesh.interfaces.runtime import Clock, ConnectorContext, Random
 from modelmesh.redaction import Redactor
@@ -99,4 +100,4 @@ def _context(name: str, dispatcher: Dispatcher, clock: Clock, random: Random) ->
         now = datetime.fromtimestamp(clock.time(), UTC)
         dispatcher.trace(TraceEntry(severity, now, f"observability.{name}", message))
 
-    return ConnectorContext(name, clock, random, trace)
+    return ConnectorContext(name, clock, random, trace, redacts=True)

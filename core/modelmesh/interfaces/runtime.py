@@ -63,9 +63,11 @@ class ConnectorContext:
         clock: Time.
         random: Randomness, seeded in tests.
         trace: Writes one line to the trace, as component ``<kind>.<name>``; never pass a secret or a prompt.
+        redacts: Whether the core takes secrets out of all it hands over, so that the connector need not.
     """
 
     name: str
     clock: Clock
     random: Random
     trace: Callable[[Severity, str], None] = _no_trace
+    redacts: bool = False
