@@ -36,6 +36,7 @@ class KindSpec:
         hook: The hook a plugin answers.
         methods: What a connector class must have.
         prefixes: Type segments that older documents put before an ID.
+        aliases: IDs of this kind that stand for another one, without their versions.
     """
 
     name: str
@@ -43,6 +44,7 @@ class KindSpec:
     hook: str
     methods: tuple[str, ...]
     prefixes: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 KINDS: Mapping[str, KindSpec] = {
@@ -65,6 +67,7 @@ KINDS: Mapping[str, KindSpec] = {
             "modelmesh_observability",
             ("emit", "log", "flush", "trace"),
             ("observability",),
+            {"modelmesh.local-file": "modelmesh.file"},
         ),
     )
 }
@@ -488,6 +491,13 @@ def _spellings(connector_id: str, spec: KindSpec) -> list[str]:
         spellings.append(ALIASES[connector_id])
     if "." not in connector_id:
         spellings.append(f"modelmesh.{connector_id}")
+    for alias, meant in spec.aliases.items():
+        # An alias comes last: a package that offers a connector under that very name wins.
+        spellings += [
+            meant + spelling.removeprefix(alias)
+            for spelling in spellings
+            if re.fullmatch(re.escape(alias) + r"(\.v\d+)?", spelling)
+        ]
     return spellings
 
 
