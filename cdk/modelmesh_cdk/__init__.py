@@ -9,8 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelmesh_cdk.callback import CallbackConfig, CallbackObservability
     from modelmesh_cdk.console import ConsoleConfig, ConsoleObservability
+    from modelmesh_cdk.file import FileConfig, FileObservability
     from modelmesh_cdk.http import Http, HttpReply, HttpStream
+    from modelmesh_cdk.log_file import LogFile
     from modelmesh_cdk.observability import BaseObservability, BaseObservabilityConfig
     from modelmesh_cdk.openai_compatible import OpenAICompatibleConfig, OpenAICompatibleProvider
     from modelmesh_cdk.provider import BaseProvider, BaseProviderConfig
@@ -25,11 +28,16 @@ _HOMES: dict[str, str] = {
     "BaseProviderConfig": "provider",
     "BaseStateStore": "state_store",
     "BaseStrategy": "strategy",
+    "CallbackConfig": "callback",
+    "CallbackObservability": "callback",
     "ConsoleConfig": "console",
     "ConsoleObservability": "console",
+    "FileConfig": "file",
+    "FileObservability": "file",
     "Http": "http",
     "HttpReply": "http",
     "HttpStream": "http",
+    "LogFile": "log_file",
     "OpenAICompatibleConfig": "openai_compatible",
     "OpenAICompatibleProvider": "openai_compatible",
     "SSEParser": "sse",
@@ -44,11 +52,16 @@ __all__ = [
     "BaseProviderConfig",
     "BaseStateStore",
     "BaseStrategy",
+    "CallbackConfig",
+    "CallbackObservability",
     "ConsoleConfig",
     "ConsoleObservability",
+    "FileConfig",
+    "FileObservability",
     "Http",
     "HttpReply",
     "HttpStream",
+    "LogFile",
     "OpenAICompatibleConfig",
     "OpenAICompatibleProvider",
     "SSEParser",
