@@ -69,6 +69,13 @@ class BaseStrategy(ABC, Generic[ConfigT]):
     def commit(self, chosen: Candidate, request: SelectionRequest) -> None:
         """Note that a candidate was really chosen: move pointers, remember sessions."""
 
+    def wait(self, chosen: Candidate, request: SelectionRequest) -> float:
+        """Return the seconds to let pass before the chosen model is called; 0.0 by default. Change nothing.
+
+        Asked before `commit`. The engine waits, within the request's deadline; a strategy never does.
+        """
+        return 0.0
+
     def score(self, candidate: Candidate, request: SelectionRequest) -> float:
         """Rate a candidate, higher is better; by default 1.0 minus its error rate."""
         return 1.0 - candidate.error_rate
@@ -77,14 +84,19 @@ class BaseStrategy(ABC, Generic[ConfigT]):
         """Choose and commit."""
         chosen, reason = self.choose(candidates, request)
         # Rated before the commit, which may move what the score is measured from.
-        result = SelectionResult(chosen.model_id, chosen.provider_id, self.score(chosen, request), reason)
+        result = self._result(chosen, request, reason)
         self.commit(chosen, request)
         return result
 
     def peek(self, candidates: Sequence[Candidate], request: SelectionRequest) -> SelectionResult:
         """Choose without committing."""
         chosen, reason = self.choose(candidates, request)
-        return SelectionResult(chosen.model_id, chosen.provider_id, self.score(chosen, request), reason)
+        return self._result(chosen, request, reason)
+
+    def _result(self, chosen: Candidate, request: SelectionRequest, reason: str) -> SelectionResult:
+        return SelectionResult(
+            chosen.model_id, chosen.provider_id, self.score(chosen, request), reason, self.wait(chosen, request)
+        )
 
     def rank(
         self, candidates: Sequence[Candidate], request: SelectionRequest, selected: SelectionResult
@@ -92,6 +104,13 @@ class BaseStrategy(ABC, Generic[ConfigT]):
         """Order the others by score, best first; equal scores in pool order."""
         others = [candidate for candidate in candidates if candidate.model_id != selected.model_id]
         return sorted(others, key=lambda candidate: -self.score(candidate, request))
+
+    def in_order(self, candidates: Sequence[Candidate]) -> CandidateSequence:
+        """Return the candidates as something that answers by ID and place; the engine's own do already."""
+        # isinstance against a protocol takes microseconds, on every choice; one attribute tells as much.
+        if hasattr(candidates, "at_or_after"):
+            return cast("CandidateSequence", candidates)
+        return _Placed(candidates, self.pool_order or tuple(candidate.model_id for candidate in candidates))
 
 
 class SequentialStrategy(BaseStrategy[ConfigT]):
@@ -102,13 +121,6 @@ class SequentialStrategy(BaseStrategy[ConfigT]):
     ) -> Sequence[Candidate]:
         """Order the others from behind the selected one, circularly."""
         return self.in_order(candidates).after(selected.model_id)
-
-    def in_order(self, candidates: Sequence[Candidate]) -> CandidateSequence:
-        """Return the candidates as something that answers by ID and place; the engine's own do already."""
-        # isinstance against a protocol takes microseconds, on every choice; one attribute tells as much.
-        if hasattr(candidates, "at_or_after"):
-            return cast("CandidateSequence", candidates)
-        return _Placed(candidates, self.pool_order or tuple(candidate.model_id for candidate in candidates))
 
 
 class _Placed:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from modelmesh.errors import NoActiveModelError
 from modelmesh.interfaces.strategy import Candidate, SelectionRequest, SelectionResult, SelectionStrategy
+from modelmesh_cdk.preference import Preferences
 from modelmesh_cdk.strategy import SequentialStrategy
 
 
@@ -32,8 +33,7 @@ class PrioritySelection(SequentialStrategy[PriorityConfig]):
 
     def __init__(self, config: PriorityConfig | None = None) -> None:
         super().__init__(config)
-        self._models = {name: place for place, name in enumerate(self.config.model_priority)}
-        self._providers = {name: place for place, name in enumerate(self.config.provider_priority)}
+        self._preferences = Preferences(self.config.model_priority, self.config.provider_priority)
         self._fallback: SelectionStrategy | None = None
 
     def set_fallback(self, strategy: SelectionStrategy | None) -> None:
@@ -48,13 +48,13 @@ class PrioritySelection(SequentialStrategy[PriorityConfig]):
 
     def select(self, candidates: Sequence[Candidate], request: SelectionRequest) -> SelectionResult:
         """Choose; where no listed one is active the fallback does, and moves its own pointer."""
-        if self._fallback is not None and self._listed(candidates) is None:
+        if self._fallback is not None and self._preferences.first(self.in_order(candidates)) is None:
             return self._fallback.select(candidates, request)
         return super().select(candidates, request)
 
     def choose(self, candidates: Sequence[Candidate], request: SelectionRequest) -> tuple[Candidate, str]:
         """Return the most preferred candidate."""
-        listed = self._listed(candidates)
+        listed = self._preferences.first(self.in_order(candidates))
         if listed is not None:
             return listed
         if self._fallback is None:
@@ -64,43 +64,17 @@ class PrioritySelection(SequentialStrategy[PriorityConfig]):
         assert found is not None
         return found, chosen.reason or "fallback"
 
-    def _listed(self, candidates: Sequence[Candidate]) -> tuple[Candidate, str] | None:
-        placed = self.in_order(candidates)
-        for name in self._models:
-            listed = placed.get(name)
-            if listed is not None:
-                return listed, "model_priority"
-        for provider in self._providers:
-            offered = placed.of_provider(provider)
-            if offered:
-                return offered[0], "provider_priority"
-        return None
-
     def rank(
         self, candidates: Sequence[Candidate], request: SelectionRequest, selected: SelectionResult
     ) -> Sequence[Candidate]:
         """Order listed ones by preference, then the rest in pool order; under ``error`` listed ones only."""
         placed = self.in_order(candidates)
-        if not self._models and not self._providers:
+        if not self._preferences:
             return placed.after(selected.model_id)
-        listed = {name: found for name in self._models if (found := placed.get(name)) is not None}
-        for provider in self._providers:
-            for each in placed.of_provider(provider):
-                listed.setdefault(each.model_id, each)
-        preferred = [each for name, each in listed.items() if name != selected.model_id]
         if self._fallback is None:
-            return preferred
-        rest = placed.without({selected.model_id, *(each.model_id for each in preferred)})
-        led_by = getattr(rest, "led_by", None)
-        ranked: Sequence[Candidate] = led_by(preferred) if led_by is not None else [*preferred, *rest]
-        return ranked
+            return [each for each in self._preferences.listed(placed) if each.model_id != selected.model_id]
+        return self._preferences.ranked(placed, selected.model_id)
 
     def score(self, candidate: Candidate, request: SelectionRequest) -> float:
         """Rate by place in the lists, else by error rate."""
-        place = self._models.get(candidate.model_id)
-        if place is not None:
-            return 1000.0 + len(self._models) - place
-        place = self._providers.get(candidate.provider_id)
-        if place is not None:
-            return 500.0 + len(self._providers) - place
-        return 1.0 - candidate.error_rate
+        return self._preferences.score(candidate)
