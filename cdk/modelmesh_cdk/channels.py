@@ -14,11 +14,17 @@ BACKLOG = 1_000
 
 
 class Subscription:
-    """What one subscriber has not read yet."""
+    """What one subscriber has not read yet.
+
+    Attributes:
+        after: Where messages have places in a row, the last place this one has had; None until that is known.
+    """
 
     def __init__(self) -> None:
+        self.after: int | None = None
         self._messages: deque[bytes] = deque(maxlen=BACKLOG)
         self._ended = False
+        self._error: BaseException | None = None
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         self._lock = threading.Lock()
 
@@ -28,10 +34,10 @@ class Subscription:
             self._messages.append(message)
             self._wake()
 
-    def end(self) -> None:
-        """Let the subscriber stop after what it has."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Let the subscriber stop after what it has, or fail."""
         with self._lock:
-            self._ended = True
+            self._ended, self._error = True, error
             self._wake()
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
@@ -42,6 +48,8 @@ class Subscription:
             with self._lock:
                 if self._messages:
                     continue
+                if self._error is not None:
+                    raise self._error
                 if self._ended:
                     return
                 loop = asyncio.get_running_loop()
@@ -71,15 +79,19 @@ class Channels:
 
     def publish(self, channel: str, message: bytes) -> None:
         """Hand a message to everybody who listens now, from any thread; never blocks."""
-        for listener in self._of(channel):
+        for listener in self.of(channel):
             listener.put(message)
 
     def subscribe(self, channel: str) -> AsyncGenerator[bytes, None]:
         """Yield what is published from now on."""
+        return self.add(channel).stream()
+
+    def add(self, channel: str) -> Subscription:
+        """Put in a subscriber, who listens as long as it, or its stream, is held."""
         listener = Subscription()
         with self._lock:
             self._listeners.setdefault(channel, WeakSet()).add(listener)
-        return listener.stream()
+        return listener
 
     def listened(self) -> list[str]:
         """Channels somebody listens to."""
@@ -91,9 +103,10 @@ class Channels:
     def close(self) -> None:
         """End all subscriptions."""
         for channel in self.listened():
-            for listener in self._of(channel):
+            for listener in self.of(channel):
                 listener.end()
 
-    def _of(self, channel: str) -> list[Subscription]:
+    def of(self, channel: str) -> list[Subscription]:
+        """Who listens to a channel now."""
         with self._lock:
             return list(self._listeners.get(channel, ()))
