@@ -34,11 +34,15 @@ class LogHistogram:
         buckets[index] = buckets.get(index, 0) + 1
         self.count += 1
 
-    def add_bucket(self, index: int) -> None:
-        """Count a value whose bucket is known already (`bucket_of`)."""
+    def add_bucket(self, index: int, number: int = 1) -> None:
+        """Count values whose bucket is known already (`bucket_of`)."""
         buckets = self._buckets
-        buckets[index] = buckets.get(index, 0) + 1
-        self.count += 1
+        buckets[index] = buckets.get(index, 0) + number
+        self.count += number
+
+    def buckets(self) -> list[tuple[int, int]]:
+        """Return (index, count) of those that hold something, ascending."""
+        return sorted(self._buckets.items())
 
     def merge(self, other: LogHistogram) -> None:
         """Add another histogram's counts."""

@@ -1,22 +1,21 @@
 """StatisticsCollector: what requests took, in memory, per model, provider and pool.
 
-Figures go into hourly buckets, so the retention window slides and memory stays bounded; latencies into a logarithmic
+Figures go into hourly spans, so the retention window slides and memory stays bounded; latencies into a logarithmic
 histogram (`modelmesh.histogram`), so percentiles are within one percent whatever the traffic.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from modelmesh._engine.figures import Figures, History, add_up
 from modelmesh._engine.system import SystemClock
 from modelmesh.errors import unknown_name
-from modelmesh.histogram import LogHistogram, bucket_of
+from modelmesh.histogram import bucket_of
 from modelmesh.interfaces.observability import AggregateStats
 from modelmesh.interfaces.runtime import Clock
 
@@ -47,87 +46,31 @@ class RequestMetrics:
     success: bool = True
 
 
-class _Window:
-    """Sums over one span of time."""
-
-    __slots__ = (
-        "cost",
-        "downtime",
-        "failures",
-        "latencies",
-        "latency_ms",
-        "requests",
-        "rotations",
-        "start",
-        "tokens_in",
-        "tokens_out",
-        "updated",
-    )
-
-    def __init__(self, start: float) -> None:
-        self.start = start
-        self.requests = 0
-        self.failures = 0
-        self.tokens_in = 0
-        self.tokens_out = 0
-        self.cost = 0.0
-        self.latency_ms = 0.0
-        self.rotations = 0
-        self.downtime = 0.0
-        self.updated = start
-        self.latencies = LogHistogram()
-
-    def merge(self, other: _Window) -> None:
-        self.requests += other.requests
-        self.failures += other.failures
-        self.tokens_in += other.tokens_in
-        self.tokens_out += other.tokens_out
-        self.cost += other.cost
-        self.latency_ms += other.latency_ms
-        self.rotations += other.rotations
-        self.downtime += other.downtime
-        self.updated = max(self.updated, other.updated)
-        self.latencies.merge(other.latencies)
-
-    def aggregate(self) -> AggregateStats:
-        requests = self.requests
-        return AggregateStats(
-            total_requests=requests,
-            successful_requests=requests - self.failures,
-            failed_requests=self.failures,
-            total_tokens_in=self.tokens_in,
-            total_tokens_out=self.tokens_out,
-            total_cost=self.cost,
-            avg_latency_ms=self.latency_ms / requests if requests else 0.0,
-            p50_latency_ms=self.latencies.percentile(0.50),
-            p95_latency_ms=self.latencies.percentile(0.95),
-            p99_latency_ms=self.latencies.percentile(0.99),
-            error_rate=self.failures / requests if requests else 0.0,
-            rotation_events=self.rotations,
-            last_updated=datetime.fromtimestamp(self.updated, UTC),
-            downtime_total=self.downtime,
-        )
-
-
 class _Series:
     """One model's, provider's or pool's figures.
 
     Attributes:
-        fresh: Where observations go; what it holds has not reached the buckets and the pending windows yet.
-        ends: Wall-clock time at which ``fresh`` no longer counts for the newest bucket.
-        buckets: The retention window, oldest first.
+        fresh: Where observations go; what it holds has not reached ``newest`` and the pending figures yet.
+        ends: Wall-clock time at which ``fresh`` no longer counts for the newest span.
+        newest: The span that runs, or None before the first.
+        past: The spans of the retention window before it.
         pending: What no flush has taken yet, by the number of the target.
-        down_since: Wall-clock time since which it does not answer, or None.
+        down_since: Monotonic time since which it does not answer, or None.
     """
 
-    __slots__ = ("buckets", "down_since", "ends", "fresh", "pending")
+    __slots__ = ("down_since", "ends", "fresh", "newest", "past", "pending")
 
     def __init__(self) -> None:
-        self.fresh = _Window(0.0)
+        self.fresh = Figures(0.0)
         self.ends = float("-inf")
-        self.buckets: deque[_Window] = deque()
-        self.pending: dict[int, _Window] = {}
+        self.newest: Figures | None = None
+        self.past = History()
+        self.pending: dict[int, Figures] = {}
         self.down_since: float | None = None
+
+    def is_idle(self) -> bool:
+        """Whether it holds nothing that anybody could still ask for."""
+        return self.newest is None and not self.past and not self.pending and self.down_since is None
 
 
 class StatisticsCollector:
@@ -185,7 +128,7 @@ class StatisticsCollector:
                 model_id, provider_id, pool_id
             ):
                 if now >= series.ends:
-                    self._open_bucket(series, now)
+                    self._open_span(series, now)
                 window = series.fresh
                 window.requests += 1
                 if not metrics.success:
@@ -202,33 +145,43 @@ class StatisticsCollector:
         now = self._clock.time()
         with self._lock:
             for series in self._route(model_id, provider_id, pool_id):
-                window = self._window(series, now)
-                window.rotations += 1
-                window.updated = now
+                figures = self._figures(series, now)
+                figures.rotations += 1
+                figures.updated = now
 
     def record_down(self, scope: StatsScope, name: str) -> None:
         """Note that a model, provider or pool stopped answering; repeating it changes nothing."""
         with self._lock:
-            series = self._find(scope, name)
-            if series is not None and series.down_since is None:
-                series.down_since = self._clock.time()
+            kept = self._series.get(scope)
+            if kept is None:
+                return
+            series = kept.setdefault(name, _Series())
+            if series.down_since is None:
+                series.down_since = self._clock.monotonic()
 
     def record_up(self, scope: StatsScope, name: str) -> None:
-        """Note that it answers again: the time since `record_down` is downtime."""
+        """Note that it answers again: the time since `record_down` is downtime. Nothing for what was never down."""
         with self._lock:
-            series = self._find(scope, name)
+            series = self._series.get(scope, {}).get(name)
             if series is not None:
                 self._settle_downtime(series, self._clock.time())
                 series.down_since = None
 
     def _settle_downtime(self, series: _Series, now: float) -> None:
+        """Book the downtime so far, each part of it in the span in which it passed."""
         if series.down_since is None:
             return
-        seconds = max(0.0, now - series.down_since)
-        series.down_since = now
-        window = self._window(series, now)
-        window.downtime += seconds
-        window.updated = now
+        moment = self._clock.monotonic()
+        # Measured on the monotonic clock: setting the wall clock makes nobody's outage longer.
+        seconds = min(moment - series.down_since, self._retention)
+        series.down_since = moment
+        since = now - seconds
+        while since < now:
+            figures = self._figures(series, since)
+            until = min(now, series.ends)
+            figures.downtime += until - since
+            figures.updated = max(figures.updated, until)
+            since = until
 
     def _route(self, model_id: str, provider_id: str, pool_id: str) -> tuple[_Series, ...]:
         """Return the series an observation goes into, one for each scope that is kept."""
@@ -241,39 +194,37 @@ class StatisticsCollector:
             )
         return route
 
-    def _find(self, scope: StatsScope, name: str) -> _Series | None:
-        kept = self._series.get(scope)
-        return None if kept is None else kept.setdefault(name, _Series())
-
-    def _window(self, series: _Series, now: float) -> _Window:
+    def _figures(self, series: _Series, now: float) -> Figures:
         if now >= series.ends:
-            self._open_bucket(series, now)
+            self._open_span(series, now)
         return series.fresh
 
-    def _open_bucket(self, series: _Series, now: float) -> None:
-        # A wall clock set back goes on in the newest bucket, whose end lies ahead, rather than opening older ones.
+    def _open_span(self, series: _Series, now: float) -> None:
+        # A wall clock set back goes on in the newest span, whose end lies ahead, rather than opening older ones.
         self._fold(series)
+        if series.newest is not None:
+            series.past.append(series.newest)
         start = now - now % self._bucket_seconds
-        series.buckets.append(_Window(start))
+        series.newest = Figures(start)
         series.ends = start + self._bucket_seconds
-        series.fresh = _Window(start)
+        series.fresh = Figures(start)
         self._forget_old(series, now)
 
     def _fold(self, series: _Series) -> None:
-        """Bring fresh observations into the newest bucket and into each target's pending window."""
+        """Bring fresh observations into the newest span and into each target's pending figures."""
         fresh = series.fresh
-        if not (fresh.requests or fresh.rotations or fresh.downtime):
+        if fresh.is_empty() or series.newest is None:
             return
-        series.buckets[-1].merge(fresh)
+        series.newest.merge(fresh)
         for number in range(len(self._targets)):
-            series.pending.setdefault(number, _Window(fresh.start)).merge(fresh)
-        series.fresh = _Window(fresh.start)
+            series.pending.setdefault(number, Figures(fresh.start)).merge(fresh)
+        series.fresh = Figures(fresh.start)
 
     def _forget_old(self, series: _Series, now: float) -> None:
-        buckets = series.buckets
-        while buckets and buckets[0].start + self._bucket_seconds <= now - self._retention:
-            buckets.popleft()
-        if not buckets:
+        oldest = now - self._retention - self._bucket_seconds
+        series.past.forget(oldest)
+        if series.newest is not None and series.newest.start <= oldest:
+            series.newest = None
             series.ends = float("-inf")
 
     # --- handing over ---------------------------------------------------------
@@ -290,8 +241,7 @@ class StatisticsCollector:
         """
         errors: list[Exception] = []
         for number, target in enumerate(self._targets):
-            with self._lock:
-                taken = self._take(number)
+            taken = self._take(number)
             if not taken:
                 continue
             try:
@@ -303,25 +253,35 @@ class StatisticsCollector:
         if errors:
             raise ExceptionGroup("statistics could not be handed to every connector", errors)
 
-    def _take(self, number: int) -> dict[tuple[StatsScope, str], _Window]:
+    def _take(self, number: int) -> dict[tuple[StatsScope, str], Figures]:
         now = self._clock.time()
-        taken: dict[tuple[StatsScope, str], _Window] = {}
-        for scope, kept in self._series.items():
-            for name, series in kept.items():
+        taken: dict[tuple[StatsScope, str], Figures] = {}
+        with self._lock:
+            everything = [(scope, name) for scope, kept in self._series.items() for name in kept]
+        for scope, name in everything:
+            # Locked one at a time: whoever records meanwhile waits for one series, not for thousands.
+            with self._lock:
+                series = self._series[scope].get(name)
+                if series is None:
+                    continue
                 self._settle_downtime(series, now)
                 self._fold(series)
-                window = series.pending.pop(number, None)
-                if window is not None and (window.requests or window.rotations or window.downtime):
-                    taken[scope, name] = window
+                self._forget_old(series, now)
+                figures = series.pending.pop(number, None)
+                if figures is not None:
+                    taken[scope, name] = figures
+                elif series.is_idle():
+                    del self._series[scope][name]
+                    self._routes.clear()
         return taken
 
-    def _give_back(self, number: int, taken: Mapping[tuple[StatsScope, str], _Window]) -> None:
-        for (scope, name), window in taken.items():
+    def _give_back(self, number: int, taken: Mapping[tuple[StatsScope, str], Figures]) -> None:
+        for (scope, name), figures in taken.items():
             series = self._series[scope].setdefault(name, _Series())
             later = series.pending.get(number)
             if later is not None:
-                window.merge(later)
-            series.pending[number] = window
+                figures.merge(later)
+            series.pending[number] = figures
 
     # --- asking -----------------------------------------------------------------
 
@@ -350,11 +310,14 @@ class StatisticsCollector:
                 self._settle_downtime(series, now)
                 self._fold(series)
                 self._forget_old(series, now)
-            if series is None or not series.buckets:
+            if series is None or (series.newest is None and not series.past):
                 raise KeyError(f"no statistics yet: {unknown_name(scope.value, name, list(kept))}")
-            total = _Window(series.buckets[0].start)
-            for bucket in series.buckets:
-                total.merge(bucket)
+            total = Figures(0.0)
+            if series.newest is not None:
+                total.merge(series.newest)
+            past = series.past.packed()
+        # Adding up a week takes milliseconds: not under the lock that every request takes.
+        add_up(past, total)
         return total.aggregate()
 
     def model(self, name: str) -> AggregateStats:
@@ -385,12 +348,12 @@ class StatisticsCollector:
                 kept.clear()
 
 
-def _keyed(windows: Mapping[tuple[StatsScope, str], _Window]) -> dict[str, AggregateStats]:
+def _keyed(taken: Mapping[tuple[StatsScope, str], Figures]) -> dict[str, AggregateStats]:
     """Key figures by bare ID; an ID that several scopes share is prefixed with its scope."""
     counts: dict[str, int] = {}
-    for _, name in windows:
+    for _, name in taken:
         counts[name] = counts.get(name, 0) + 1
     return {
-        name if counts[name] == 1 else f"{scope.value}:{name}": window.aggregate()
-        for (scope, name), window in windows.items()
+        name if counts[name] == 1 else f"{scope.value}:{name}": figures.aggregate()
+        for (scope, name), figures in taken.items()
     }
