@@ -202,10 +202,11 @@ def _scope(call: Call, member: Member, failed: Failures) -> list[Member]:
 def _callable_again(call: Call, waiting: Waiting, failed: Failures) -> Waiting:
     """Leave whom a retry may help: active members, and resting ones only when nobody active is still to be called."""
     waiting = [(member, error) for member, error in waiting if _may_pass(call, error)]
-    active = [(member, error) for member, error in waiting if member.active]
-    if active or any(other.active and other.model_id not in failed for other in call.everyone()):
-        return active
-    return [(member, error) for member, error in waiting if member.may_have_healed()]
+    if any(other.active and other.model_id not in failed for other in call.everyone()):
+        return [(member, error) for member, error in waiting if member.active]
+    # Whoever named a wait may be called after it, as an active one may; who rests for errors comes after both.
+    ready = [(member, error) for member, error in waiting if member.active or member.reason == RATE_LIMITED]
+    return ready or [(member, error) for member, error in waiting if member.may_have_healed()]
 
 
 def _may_pass(call: Call, error: ProviderError) -> bool:

@@ -186,6 +186,30 @@ def test_a_resting_rate_limited_model_is_left_alone_until_its_time(build: Build)
     assert (reply.model, world.clock.sleeps) == ("a", [pytest.approx(4)])
 
 
+def test_the_shortest_retry_after_counts_whoever_rests(build: Build) -> None:
+    """A model that was put to rest by its own short wait comes before an active one that named a longer."""
+    world = build(
+        a=[RateLimitError("slow down", status_code=429, retry_after=2)],
+        b=[RateLimitError("slow down", status_code=429, retry_after=7)],
+    )
+
+    reply = world.ask()
+
+    assert (reply.model, world.clock.sleeps) == ("a", [2])
+
+
+def test_a_resting_rate_limited_model_is_not_waited_for_too_long(build: Build) -> None:
+    """What is left of its rest is longer than any wait may be."""
+    world = build(a=[RateLimitError("slow down", status_code=429, retry_after=60)], b=["one"], retry=NO_RETRY)
+    world.ask()
+    world.providers["b"].script(DOWN)
+
+    with pytest.raises(AllProvidersExhaustedError):
+        world.ask()
+
+    assert (world.calls("a"), world.clock.sleeps) == (1, [])
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -254,6 +278,26 @@ def test_without_retry_budget_nobody_is_retried(build: Build) -> None:
         world.ask()
 
     assert world.calls("a") == 1
+
+
+def test_without_retry_budget_no_resting_model_is_tried_after_a_failure(build: Build) -> None:
+    """A last resort is a retry like any other."""
+    world = build(a=[DOWN], b=["one"], deactivation={"retry_limit": 1}, retry_budget={"percent": 0, "minimum": 0})
+    world.ask()
+    world.providers["b"].script(DOWN)
+
+    with pytest.raises(AllProvidersExhaustedError):
+        world.ask()
+
+    assert world.calls("a") == 1
+
+
+def test_without_retry_budget_a_resting_model_is_tried_when_nobody_else_is_there(build: Build) -> None:
+    """The first call of a request is no retry."""
+    world = build(a=[], retry_budget={"percent": 0, "minimum": 0})
+    world.pool.deactivate_member(world.member("a"), "error_threshold", rest=60, now=world.clock.monotonic())
+
+    assert world.ask().model == "a"
 
 
 def test_only_so_many_requests_may_be_retrying_at_once(build: Build) -> None:
