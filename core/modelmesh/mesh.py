@@ -13,15 +13,17 @@ from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.pipeline import PipelineRequest
 from modelmesh._engine.system import SystemClock, system_random
 from modelmesh.errors import ModelMeshError, UsageError
-from modelmesh.interfaces.observability import Severity
+from modelmesh.interfaces.observability import LogLevel, Severity
 from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.strategy import DeactivationReason
 from modelmesh.plugins import PluginHost
 
 if TYPE_CHECKING:
+    from modelmesh._engine.lane import DeliveryCounts
     from modelmesh._engine.registry import ModelRegistry
     from modelmesh.client import AsyncOpenAIClient, OpenAIClient
     from modelmesh.config import MeshConfig
+    from modelmesh.interfaces.observability import ObservabilityConnector
     from modelmesh.router import Router
     from modelmesh.statistics import StatisticsCollector
 
@@ -81,7 +83,8 @@ class ModelMesh:
             secrets: Values for ``${secrets:NAME}`` that win over the secret store.
 
         Raises:
-            ConfigurationError: Lists every problem found, with file and line; nothing was built then.
+            ConfigurationError: Lists every problem found, with file and line; nothing was built then. Or an
+                observability connector cannot start, for a port that is taken say; the mesh is shut down then.
             UsageError: The mesh is initialised already, or shut down.
         """
         if self._closed:
@@ -99,6 +102,8 @@ class ModelMesh:
         telemetry = self._graph.engine.telemetry
         self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
         self._plugins.startup(self)
+        if self._graph.prober is not None and self._graph.prober.is_wanted:
+            self._loop.start(self._graph.prober.run())
         for name in configuration.missing_secrets():
             message = f"secret {name!r} has no value; empty text stands in its place"
             self._graph.engine.telemetry.trace(Severity.WARNING, "secrets", message)
@@ -108,6 +113,31 @@ class ModelMesh:
             "ready",
             {"providers": list(self._graph.providers), "pools": list(self._graph.pools)},
         )
+        self._attach_observers()
+
+    def _attach_observers(self) -> None:
+        """Show the mesh to the observability connectors that ask for it.
+
+        Raises:
+            ModelMeshError: One cannot start, and says what to do; the mesh is shut down then.
+        """
+        for connector in self.observers():
+            attach = getattr(connector, "attach", None)
+            if attach is None:
+                continue
+            try:
+                attach(self)
+            except ModelMeshError:
+                self.shutdown()
+                raise
+            except Exception as error:  # a fault of the connector's own takes nobody down with it
+                name = type(connector).__name__
+                self._built().engine.telemetry.trace(
+                    Severity.ERROR,
+                    "mesh",
+                    f"{name} cannot watch the mesh; what it shows of it is missing",
+                    {"error_type": type(error).__name__},
+                )
 
     def shutdown(self) -> None:
         """Flush statistics, close connectors, end threads. Never raises for a failing connector; harmless to repeat.
@@ -139,6 +169,8 @@ class ModelMesh:
         assert self._graph is not None
         self._plugins.shutdown(self)
         self._graph.engine.telemetry.trace(Severity.INFO, "mesh", "shutting down")
+        if self._graph.flushing is not None:
+            self._graph.flushing.stop()
         try:
             self._graph.engine.statistics.flush()
         except ModelMeshError as error:
@@ -225,6 +257,36 @@ class ModelMesh:
                 "rotation_events": state.rotation_events,
             }
         return status
+
+    def provider_status(self) -> dict[str, dict[str, Any]]:
+        """Say of each provider whether it may be called, why not, and how available its probes found it (0.0-1.0)."""
+        return {
+            name: {
+                "available": provider.is_available(),
+                "reason": provider.deactivated,
+                "availability_score": provider.state.availability_score,
+            }
+            for name, provider in self._built().providers.items()
+        }
+
+    def observers(self) -> list[ObservabilityConnector]:
+        """Return the observability connectors that are sent something."""
+        return self._built().dispatcher.connectors
+
+    def set_log_level(self, level: LogLevel | str) -> None:
+        """Change how much of requests and answers goes into logs, from the next record on, until the mesh ends.
+
+        Args:
+            level: ``metadata``, ``summary`` or ``full``.
+
+        Raises:
+            ValueError: There is no such level.
+        """
+        self._built().dispatcher.set_level(level)
+
+    def delivery_counts(self) -> Mapping[str, DeliveryCounts]:
+        """Say of each observability connector how many records it was handed, took, failed to take and lost."""
+        return self._built().dispatcher.counts()
 
     def describe(self) -> str:
         """Show pools and their models as text; an arrow marks the one a request would get now."""

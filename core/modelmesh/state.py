@@ -165,6 +165,11 @@ class ModelState:
         self.last_failure = self._now()
         self._record_outcome(failed=True)
 
+    def set_error_window(self, outcomes: int) -> None:
+        """Take the error rate over so many outcomes from now on."""
+        self._outcomes = deque(self._outcomes, maxlen=outcomes)
+        self._failures = sum(self._outcomes)
+
     def start_period(self) -> None:
         """Count quota, tokens and cost anew: a quota's day or month has begun."""
         self.quota_used = 0

@@ -13,6 +13,7 @@ from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.driver import Driver
 from modelmesh._engine.engine import Engine, RequestIds
 from modelmesh._engine.events import EventEmitter
+from modelmesh._engine.flushing import PeriodicFlush
 from modelmesh._engine.limits import Limits, provider_limits
 from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.model import Model, ModelDefinition, delivery_of
@@ -20,6 +21,7 @@ from modelmesh._engine.observability import build_observability
 from modelmesh._engine.pipeline import RoutingPipeline
 from modelmesh._engine.policies import DeactivationRules, PoolPolicy, RecoveryRules
 from modelmesh._engine.pool import CapabilityPool
+from modelmesh._engine.probes import Prober
 from modelmesh._engine.provider_service import ProviderService
 from modelmesh._engine.recorder import Recorder
 from modelmesh._engine.registry import Membership, ModelRegistry
@@ -41,7 +43,14 @@ from modelmesh.state import ModelState, ProviderState
 from modelmesh.statistics import StatisticsCollector, StatsScope
 
 if TYPE_CHECKING:
-    from modelmesh.config.models import Configuration, ModelConfig, PoolConfig, ProviderConfig, StorageConfig
+    from modelmesh.config.models import (
+        Configuration,
+        ModelConfig,
+        PoolConfig,
+        ProviderConfig,
+        RecoveryConfig,
+        StorageConfig,
+    )
     from modelmesh.plugins import PluginHost
 
 DEFAULT_STRATEGY = "modelmesh.stick-until-failure.v1"
@@ -59,6 +68,8 @@ class Graph:
     dispatcher: Dispatcher
     created: int
     state_store: StateStore | None = None
+    prober: Prober | None = None
+    flushing: PeriodicFlush | None = None
     observers: list[Any] = field(default_factory=list)
 
     async def aclose(self, within: float = 5.0) -> None:
@@ -109,7 +120,7 @@ def build_graph(
     changes = Changes()
 
     providers = {
-        name: _provider(name, entry, plugins, telemetry, clock, random, changes)
+        name: _provider(name, entry, plugins, telemetry, clock, random, changes, statistics)
         for name, entry in configuration.providers.items()
         if entry.enabled
     }
@@ -150,6 +161,9 @@ def build_graph(
     router = Router(pipeline, pools, emitter, logger, dispatcher, engine=engine)
     graph = Graph(engine, router, registry, providers, pools, dispatcher, int(clock.time()))
     graph.state_store = store
+    graph.prober = Prober(providers, pools, clock, telemetry)
+    _size_error_windows(pools)
+    graph.flushing = _flushing(configuration, graph)
     return graph
 
 
@@ -170,6 +184,21 @@ def _statistics(configuration: Configuration, dispatcher: Dispatcher, clock: Clo
         retention=section.retention,
         scopes=frozenset(StatsScope(scope) for scope in section.scopes),
     )
+
+
+def _flushing(configuration: Configuration, graph: Graph) -> PeriodicFlush | None:
+    """Start handing statistics over, where somebody takes them."""
+    if configuration.observability is None or not graph.dispatcher.wants_statistics:
+        return None
+    engine = graph.engine
+
+    def failed(error: Exception) -> None:
+        engine.telemetry.trace(
+            Severity.ERROR, "mesh", "statistics could not be flushed", {"error_type": type(error).__name__}
+        )
+
+    interval = configuration.observability.statistics.flush_interval
+    return PeriodicFlush(engine.statistics.flush, interval, clock=engine.clock, failed=failed)
 
 
 def _tree(configuration: Configuration) -> CapabilityTree:
@@ -202,6 +231,7 @@ def _provider(
     clock: Clock,
     random: Random,
     changes: Changes,
+    statistics: StatisticsCollector,
 ) -> ProviderService:
     if entry.instance is not None:
         connector = entry.instance
@@ -210,10 +240,20 @@ def _provider(
     connector.bind(_context("provider", name, telemetry, clock, random))
     state = ProviderState()
     state.configure(clock=clock)
-    service = ProviderService(name, connector, state, entry.connector, telemetry=telemetry, changes=changes)
+    service = ProviderService(
+        name, connector, state, entry.connector, telemetry=telemetry, changes=changes, statistics=statistics
+    )
     service.limits = provider_limits(name, entry.budget, entry.quota, entry.rate_limit)
     service.concurrency = None if entry.rate_limit is None else entry.rate_limit.concurrency
     return service
+
+
+def _size_error_windows(pools: Mapping[str, CapabilityPool]) -> None:
+    """Give each model the longest error window that one of its pools asks for."""
+    for pool in pools.values():
+        for member in pool.members.values():
+            windows = [place.pool.policy.deactivation.error_window for place in member.model.members]
+            member.model.state.set_error_window(max(windows))
 
 
 def _refuse_unpriced(pools: Mapping[str, CapabilityPool]) -> None:
@@ -372,6 +412,17 @@ def _selector(section: Any) -> Callable[[Model], bool | float]:
     return fits
 
 
+def _recovery_rules(section: RecoveryConfig) -> RecoveryRules:
+    schedule = section.quota_reset_schedule if section.on_quota_reset else None
+    return RecoveryRules(
+        cooldown=section.cooldown,
+        probe_on_start=section.probe_on_start,
+        probe_interval=section.probe_interval,
+        require_probe=section.require_probe,
+        quota_reset=None if schedule is None else "monthly" if schedule == "monthly" else "daily",
+    )
+
+
 def pool_policy(entry: PoolConfig) -> PoolPolicy:
     """Return a pool's rules as plain values."""
     away, retry, clocks = entry.deactivation, entry.retry, entry.timeouts
@@ -386,8 +437,11 @@ def pool_policy(entry: PoolConfig) -> PoolPolicy:
             budget_limit=away.budget_limit,
             quota_window=away.quota_window,
             timezone=away.timezone,
+            error_window=away.error_window,
+            maintenance_window=away.maintenance_window,
+            maintenance_duration=away.maintenance_duration,
         ),
-        recovery=RecoveryRules(cooldown=entry.recovery.cooldown),
+        recovery=_recovery_rules(entry.recovery),
         retry=RetryPolicy(
             max_attempts=retry.max_attempts,
             backoff=retry.backoff,

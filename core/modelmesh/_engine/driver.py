@@ -129,9 +129,9 @@ class Driver:
             usage = response.usage
             if usage is None:
                 usage = estimate_usage(call.payload, content_of(response.data))
-            if response.rate_limits is not None:
-                model.provider.take_rate_limits(response.rate_limits)
             record = self._recorder.succeeded(call, member, latency=latency, usage=usage, response=response.data)
+            if response.rate_limits is not None:
+                self._recorder.heed(member, response.rate_limits)
             if self._plugins.has_attempt_hooks:
                 self._plugins.after_attempt(request, record)
             return response

@@ -31,7 +31,7 @@ Unit = Literal["requests", "tokens", "nano_usd"]
 UNKNOWN_OUTPUT_TOKENS = 1_024
 """Output tokens counted on where neither the request nor the model says how many there may be."""
 
-_NO_LIMIT = 2**62
+_NO_LIMIT = 2**53 - 1
 _LEASE_MARGIN = 30.0
 """Seconds by which a lease outlasts the longest attempt."""
 _FOREVER = 400 * 86_400.0

@@ -51,6 +51,10 @@ class LoopThread:
             future.cancel()
             raise
 
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine on the loop in the background; closing the loop cancels it."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._started())
+
     def iterate(self, stream: AsyncGenerator[Item, None]) -> Iterator[Item]:
         """Yield a stream's items; leaving the iteration early closes the stream."""
         try:

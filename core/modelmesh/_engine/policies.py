@@ -23,6 +23,9 @@ class DeactivationRules:
         budget_limit: USD, or None.
         quota_window: ``daily`` or ``monthly``: when the three limits count anew; None for never.
         timezone: Where days and months begin.
+        error_window: Outcomes the error rate is taken over.
+        maintenance_window: Cron line (UTC) of when all models rest, or None.
+        maintenance_duration: Seconds they then rest.
     """
 
     retry_limit: int = 3
@@ -34,6 +37,9 @@ class DeactivationRules:
     budget_limit: float | None = None
     quota_window: Literal["daily", "monthly"] | None = None
     timezone: str = "UTC"
+    error_window: int = 100
+    maintenance_window: str | None = None
+    maintenance_duration: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +49,19 @@ class RecoveryRules:
     Attributes:
         cooldown: Seconds of the first rest; each further one in a row doubles it.
         max_cooldown: Seconds, the longest rest that growing leads to.
+        probe_on_start: Whether providers are probed when the mesh starts.
+        probe_interval: Seconds between probes of providers whose models rest; None for none.
+        require_probe: Whether a rest ends only by a probe.
+        quota_reset: ``daily`` or ``monthly`` (UTC): when quotas that providers report as used up begin anew; None when
+            that is not known or not to be waited for.
     """
 
     cooldown: float = 60.0
     max_cooldown: float = 300.0
+    probe_on_start: bool = False
+    probe_interval: float | None = None
+    require_probe: bool = False
+    quota_reset: Literal["daily", "monthly"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

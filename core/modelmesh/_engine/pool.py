@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 from modelmesh._engine.candidates import Candidates
 from modelmesh._engine.changes import Changes
 from modelmesh._engine.limits import pool_limits
+from modelmesh._engine.maintenance import MaintenanceWindow
 from modelmesh._engine.model import Model
 from modelmesh._engine.policies import PoolPolicy
 from modelmesh._engine.requirements import Declared, Fit
 from modelmesh._engine.rotation import RotationPolicyService
+from modelmesh._engine.windows import CalendarWindow
 from modelmesh.errors import NoActiveModelError
-from modelmesh.interfaces.observability import EventType
+from modelmesh.interfaces.observability import EventType, Severity
 from modelmesh.interfaces.provider import ModelPricing, RateLimitStatus
 from modelmesh.interfaces.runtime import Clock
 from modelmesh.interfaces.strategy import (
@@ -26,6 +28,7 @@ from modelmesh.interfaces.strategy import (
     SelectionRequest,
     SelectionResult,
 )
+from modelmesh.statistics import StatsScope
 
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
@@ -41,6 +44,9 @@ RATE_LIMITED = "rate_limited"
 _HEALING = frozenset({DeactivationReason.ERROR_THRESHOLD.value, RATE_LIMITED})
 """Reasons under which a model may be fine again before its rest is over."""
 
+_IN_DOUBT = _HEALING | {DeactivationReason.PROVIDER_UNAVAILABLE.value}
+"""Reasons under which a model, or its provider, may still be failing when its rest is over."""
+
 _CALENDAR = frozenset(
     {
         DeactivationReason.BUDGET_EXCEEDED.value,
@@ -49,6 +55,13 @@ _CALENDAR = frozenset(
     }
 )
 """Reasons that end with a day or a month: the model itself was never in doubt."""
+
+_DEACTIVATED: Mapping[str, Severity] = {
+    DeactivationReason.MANUAL.value: Severity.INFO,
+    DeactivationReason.MAINTENANCE_WINDOW.value: Severity.INFO,
+    RATE_LIMITED: Severity.WARNING,
+}
+"""How bad it is that a model rests: somebody meant it to, or its provider asked for a pause. Else it is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +279,13 @@ class CapabilityPool:
         self._changes = changes or Changes()
         self._active_count = 0
         self._next_due = NEVER
+        rules = policy.deactivation
+        self.quota_reset = None if policy.recovery.quota_reset is None else CalendarWindow(policy.recovery.quota_reset)
+        self._maintenance = (
+            None
+            if rules.maintenance_window is None
+            else MaintenanceWindow(rules.maintenance_window, rules.maintenance_duration)
+        )
         # One lock for the whole mesh, since a provider's trouble moves members of many pools. It is held for
         # microseconds and never across an await, so an event loop does not wait for anything but another thread's move.
         self._lock = lock
@@ -324,6 +344,9 @@ class CapabilityPool:
             for member in gone:
                 member.model.members.remove(member)
             self._membership_changed()
+            # Those that left first: where one was replaced, its successor has the last word on the name they share.
+            for model in (*(member.model for member in gone), *models):
+                self._note_reach(model)
         added = [name for name in self._members if name not in before]
         removed = [name for name in before if name not in self._members]
         if added or removed:
@@ -335,6 +358,11 @@ class CapabilityPool:
                 model_id=only,
                 metadata={"added": added, "removed": removed},
             )
+        if self._telemetry.wants_debug:
+            for name in added:
+                member = self._members[name]
+                facts = {"provider": member.provider_id, "status": member.status, "members": len(self._members)}
+                self._telemetry.trace(Severity.DEBUG, f"pool.{self.name}", f"added {name}", facts)
 
     def add_model(self, model: Model) -> None:
         """Append a model."""
@@ -350,6 +378,14 @@ class CapabilityPool:
         self._views.clear()
         self._declared = None
         self.rotation.strategy.pool_changed(tuple(self._members))
+
+    def _note_reach(self, model: Model) -> None:
+        """Tell statistics whether a model and this pool can be reached: downtime is standby in every pool it is in."""
+        rests_everywhere = bool(model.members) and not any(member.active for member in model.members)
+        model_note = self._statistics.record_down if rests_everywhere else self._statistics.record_up
+        model_note(StatsScope.MODEL, model.name)
+        pool_note = self._statistics.record_up if self._active_count else self._statistics.record_down
+        pool_note(StatsScope.POOL, self.name)
 
     # --- choosing ---------------------------------------------------------
 
@@ -401,6 +437,8 @@ class CapabilityPool:
 
     def sweep(self, now: float) -> None:
         """Bring back every member whose rest is over. Costs a comparison when none is due."""
+        if self._maintenance is not None:
+            self._maintain(self._maintenance, now)
         if now < self._next_due:
             return
         with self._lock:
@@ -408,6 +446,9 @@ class CapabilityPool:
             for member in due:
                 if member.active:
                     continue  # its provider came back with an earlier one of this list
+                if self.policy.recovery.require_probe and member.reason in _IN_DOUBT:
+                    member.due = NEVER  # a probe brings it back
+                    continue
                 if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
                     member.model.provider.recover(RecoveryTrigger.COOLDOWN_EXPIRED, now)
                 else:
@@ -415,6 +456,15 @@ class CapabilityPool:
                     trigger = RecoveryTrigger.QUOTA_RESET if calendar else RecoveryTrigger.COOLDOWN_EXPIRED
                     self.recover_member(member, trigger, now=now)
             self._note_next_due()
+
+    def _maintain(self, window: MaintenanceWindow, now: float) -> None:
+        """Put everybody to rest while a maintenance window is open."""
+        wall = self.clock.time()
+        until = window.open_until(wall)
+        if until is None or not self._active_count:
+            return
+        for member in list(self._members.values()):
+            self.deactivate_member(member, DeactivationReason.MAINTENANCE_WINDOW, rest=until - wall, now=now)
 
     def choose(
         self, candidates: Sequence[Member], request: SelectionRequest, *, dry_run: bool = False
@@ -490,6 +540,7 @@ class CapabilityPool:
             if not any(other.active for other in member.model.members):
                 state.status = ModelStatus.STANDBY.value
             member.model.provider.count_active()
+            self._note_reach(member.model)
         self._statistics.record_rotation(member.model_id, member.provider_id, self.name)
         self._telemetry.event(
             EventType.MODEL_DEACTIVATED,
@@ -503,6 +554,18 @@ class CapabilityPool:
                 "cooldown": rest,
             },
         )
+        severity = _DEACTIVATED.get(reason, Severity.ERROR)
+        if self._telemetry.dispatcher.wants_trace(severity):
+            self._telemetry.trace(
+                severity,
+                f"pool.{self.name}",
+                f"{member.model_id} rests {'until it is recovered' if rest is None else f'for {rest:.0f} s'}: {reason}",
+                {
+                    "failure_count": state.failure_count,
+                    "error_rate": round(state.error_rate, 3),
+                    "active": self._active_count,
+                },
+            )
         return True
 
     def recover_member(self, member: Member, trigger: RecoveryTrigger, *, now: float) -> None:
@@ -511,7 +574,8 @@ class CapabilityPool:
             if member.active:
                 return
             member.active = True
-            member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED
+            maintained = member.reason == DeactivationReason.MAINTENANCE_WINDOW
+            member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED and not maintained
             if trigger is RecoveryTrigger.MANUAL:
                 member.ejections = 0
             if trigger is RecoveryTrigger.QUOTA_RESET:
@@ -524,6 +588,7 @@ class CapabilityPool:
             self.rotation_events += 1
             self._views.clear()
             member.model.provider.count_active()
+            self._note_reach(member.model)
         self._statistics.record_rotation(member.model_id, member.provider_id, self.name)
         self._telemetry.event(
             EventType.MODEL_ACTIVATED,
@@ -532,6 +597,13 @@ class CapabilityPool:
             pool_id=self.name,
             metadata={"trigger": trigger.value, "rested_seconds": round(now - member.rested_at, 3)},
         )
+        if self._telemetry.wants_info:
+            self._telemetry.trace(
+                Severity.INFO,
+                f"pool.{self.name}",
+                f"{member.model_id} is active again: {trigger.value}",
+                {"rested_seconds": round(now - member.rested_at, 3), "active": self._active_count},
+            )
 
     def is_last_active(self, member: Member) -> bool:
         """Whether nobody else of the pool takes traffic."""

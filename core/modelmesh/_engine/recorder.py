@@ -10,7 +10,7 @@ from modelmesh._engine.pool import NEVER, RATE_LIMITED, CapabilityPool, Member
 from modelmesh._engine.provider_service import OUTAGE_THRESHOLD
 from modelmesh.errors import ProviderError, ProviderTimeoutError, QuotaExhaustedError
 from modelmesh.interfaces.observability import EventType, Severity
-from modelmesh.interfaces.provider import AttemptRecord, TokenUsage
+from modelmesh.interfaces.provider import AttemptRecord, RateLimitStatus, TokenUsage
 from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
 from modelmesh.statistics import RequestMetrics
 
@@ -114,6 +114,15 @@ class Recorder:
         self._close_attempt(call, member, record, success=True, response=response)
         return record
 
+    def heed(self, member: Member, limits: RateLimitStatus) -> None:
+        """Take an answer's rate limits in: a model with nothing left rests until the provider says it has."""
+        member.model.provider.take_rate_limits(limits)
+        empty = limits.requests_remaining == 0 or limits.tokens_remaining == 0
+        if empty and limits.reset_seconds and not member.pool.is_last_active(member):
+            now = member.pool.clock.monotonic()
+            with self._lock:
+                member.pool.deactivate_member(member, RATE_LIMITED, rest=limits.reset_seconds, now=now)
+
     def _report(self, member: Member, usage: TokenUsage) -> None:
         try:
             member.model.provider.connector.report_usage(member.model.wire_name, usage)
@@ -215,11 +224,12 @@ class Recorder:
             self._provider_down(call, member, "auth_failure", auth=True, now=now)
             return
         if category == "quota":
+            error_wait = self._until_quota_reset(call, error)
             if isinstance(error, QuotaExhaustedError) and error.scope == "provider":
-                self._provider_down(call, member, "quota_exhausted", auth=False, now=now, at_least=error.retry_after)
+                self._provider_down(call, member, "quota_exhausted", auth=False, now=now, at_least=error_wait)
                 return
             for place in member.model.members:
-                self._rest(place, DeactivationReason.QUOTA_EXHAUSTED, now, at_least=error.retry_after)
+                self._rest(place, DeactivationReason.QUOTA_EXHAUSTED, now, at_least=error_wait)
             return
         if not _counts(error, call.pool):
             return
@@ -235,6 +245,14 @@ class Recorder:
             else:
                 self._apply_errors(place, now)
 
+    def _until_quota_reset(self, call: Call, error: ProviderError) -> float | None:
+        """Return the seconds until a used-up quota begins anew, by the calendar or as the provider says."""
+        reset = call.pool.quota_reset
+        if reset is None:
+            return error.retry_after
+        now = self._telemetry.wall_time()
+        return max(reset.at(now)[1] - now, error.retry_after or 0.0)
+
     def _apply_errors(self, place: Member, now: float) -> None:
         pool = place.pool
         state = place.model.state
@@ -249,14 +267,7 @@ class Recorder:
 
     def _rest(self, place: Member, reason: DeactivationReason, now: float, *, at_least: float | None = None) -> None:
         rest = max(place.pool.rotation.recovery.rest_after(place.ejections + 1), at_least or 0.0)
-        moved = place.pool.deactivate_member(place, reason, rest=rest, now=now)
-        if moved and self._telemetry.wants_error:
-            self._telemetry.trace(
-                Severity.ERROR,
-                f"pool.{place.pool.name}",
-                f"{place.model_id} rests for {rest:.0f} s: {reason}",
-                {"failure_count": place.failure_count, "error_rate": round(place.error_rate, 3)},
-            )
+        place.pool.deactivate_member(place, reason, rest=rest, now=now)
 
     def _is_outage(self, call: Call, member: Member, error: ProviderError) -> bool:
         provider = member.model.provider

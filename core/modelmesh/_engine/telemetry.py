@@ -57,6 +57,10 @@ class Telemetry:
         """Whether anybody reads ERROR traces."""
         return self.dispatcher.wants_error
 
+    def wall_time(self) -> float:
+        """The wall clock, Unix time."""
+        return self._clock.time()
+
     def now(self) -> datetime:
         """The wall clock, timezone-aware UTC."""
         return datetime.fromtimestamp(self._clock.time(), UTC)

@@ -8,6 +8,7 @@ out of every repr.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -252,6 +253,20 @@ class ModelConfig(Section):
 # --- pools ------------------------------------------------------------------------
 
 
+def _cron(line: str) -> str:
+    try:
+        from cronsim import CronSim, CronSimError
+    except ImportError:
+        raise ValueError("maintenance windows need the cron extra: pip install 'modelmesh-router[cron]'") from None
+    try:
+        next(CronSim(line, datetime(2024, 1, 1, tzinfo=UTC)))
+    except CronSimError as error:
+        raise ValueError(f"no cron line: {error}; write five fields such as '0 2 * * 0'") from None
+    except StopIteration:
+        raise ValueError("this cron line never fires: no such day ever comes") from None
+    return line
+
+
 class DeactivationConfig(Section):
     """When a model of the pool goes standby."""
 
@@ -261,6 +276,9 @@ class DeactivationConfig(Section):
     )
     error_rate_min_samples: Annotated[Whole, Field(ge=1)] = Field(
         default=10, description="Outcomes before the error rate means anything."
+    )
+    error_window: Annotated[Whole, Field(ge=1)] = Field(
+        default=100, description="Outcomes the error rate is taken over."
     )
     error_codes: tuple[StatusCode, ...] = Field(
         default=(429, 500, 503),
@@ -275,12 +293,45 @@ class DeactivationConfig(Section):
         " recovers the model.",
     )
     timezone: Zone = Field(default="UTC", description="Where days and months begin.")
+    maintenance_window: Annotated[str, AfterValidator(_cron)] | None = Field(
+        default=None, description="Cron line, in UTC, of when the pool's models begin to rest, such as '0 2 * * 0'."
+    )
+    maintenance_duration: PositiveDuration = Field(default=3600.0, description="How long they then rest (duration).")
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> DeactivationConfig:
+        if self.error_rate_min_samples > self.error_window:
+            raise ValueError("error_rate_min_samples is larger than error_window, so the rate would never be looked at")
+        return self
 
 
 class RecoveryConfig(Section):
     """When a standby model takes traffic again."""
 
     cooldown: Duration = Field(default=60.0, description="Rest after a deactivation by errors (duration).")
+    probe_on_start: bool = Field(
+        default=False, description="Ask each provider whether it is there before the first call."
+    )
+    probe_interval: PositiveDuration | None = Field(
+        default=None, description="How often providers of resting models are asked (duration); never by default."
+    )
+    require_probe: bool = Field(
+        default=False, description="A rest that is over does not end before a probe has succeeded."
+    )
+    on_quota_reset: bool = Field(
+        default=True,
+        description="A used-up quota whose schedule is known waits for the reset rather than the cooldown.",
+    )
+    quota_reset_schedule: Literal["monthly", "daily_utc", "daily"] | None = Field(
+        default=None,
+        description="When quotas that providers report as used up begin anew (UTC); without it the cooldown decides.",
+    )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> RecoveryConfig:
+        if self.require_probe and self.probe_interval is None:
+            raise ValueError("require_probe needs a probe_interval, or nothing would ever come back")
+        return self
 
 
 class RetryConfig(Section):
@@ -405,7 +456,8 @@ class PoolConfig(Section):
 
     strategy: str = Field(
         default="modelmesh.stick-until-failure.v1",
-        description="Selection strategy: ID or short name of an installed one. Read back as the full ID.",
+        description="Selection strategy: ID or short name of an installed one, read back as the full ID; or a mapping"
+        " of filter, score and pick, which is the composed strategy.",
     )
     fallback_strategy: str | None = Field(
         default=None,
@@ -495,13 +547,17 @@ class ObservabilityTarget(Section):
 
 
 class ObservedSection(Section):
-    """A part of observability that may name a connector of its own; ``target`` is None when it does not."""
+    """A part of observability that may name connectors of its own; ``target`` is None when it does not.
+
+    ``more`` are those after the first.
+    """
 
     target: SkipJsonSchema[ObservabilityTarget | None] = Field(default=None, repr=False, exclude=True)
+    more: SkipJsonSchema[tuple[ObservabilityTarget, ...]] = Field(default=(), repr=False, exclude=True)
 
     def connectors(self) -> tuple[ObservabilityTarget, ...]:
         """The connectors this part names itself."""
-        return () if self.target is None else (self.target,)
+        return () if self.target is None else (self.target, *self.more)
 
 
 class RoutingEventsConfig(ObservedSection):
@@ -533,6 +589,9 @@ class LoggingConfig(ObservedSection):
 class StatisticsConfig(ObservedSection):
     """Aggregate figures."""
 
+    flush_interval: PositiveDuration = Field(
+        default=60.0, description="How often what accrued goes to the connector (duration)."
+    )
     retention: PositiveDuration = Field(default=7 * 86400.0, description="How far back queries reach (duration).")
     scopes: tuple[Literal["model", "provider", "pool"], ...] = Field(
         default=("model", "provider", "pool"), min_length=1, description="What figures are kept for."
@@ -550,10 +609,11 @@ class TracingConfig(ObservedSection):
 class ObservabilityConfig(Section):
     """What is reported, and where to.
 
-    ``target`` is the connector of every part that names none of its own.
+    ``target``, and ``more`` after it, are the connectors of every part that names none of its own.
     """
 
     target: SkipJsonSchema[ObservabilityTarget | None] = Field(default=None, repr=False, exclude=True)
+    more: SkipJsonSchema[tuple[ObservabilityTarget, ...]] = Field(default=(), repr=False, exclude=True)
     routing: RoutingEventsConfig = Field(default_factory=RoutingEventsConfig, description="Where routing events go.")
     events: EventsConfig = Field(default_factory=EventsConfig, description="Which routing events are sent.")
     logging: LoggingConfig = Field(default_factory=LoggingConfig, description="The log of requests.")
@@ -565,7 +625,7 @@ class ObservabilityConfig(Section):
         for name, section in (("events", self.routing), ("logging", self.logging), ("statistics", self.statistics)):
             own = section.connectors()
             if not own and self.target is not None:
-                own = (self.target,)
+                own = (self.target, *self.more)
             for target in own:
                 yield name, target
         for target in self.tracing.connectors():

@@ -24,16 +24,7 @@ NOT_YET: tuple[str, ...] = (
     "providers.*.discovery",
     "providers.*.catalogue",
     "providers.*.auth",
-    "pools.*.deactivation.error_window",
-    "pools.*.deactivation.maintenance_window",
-    "pools.*.deactivation.maintenance_duration",
-    "pools.*.recovery.probe_on_start",
-    "pools.*.recovery.probe_interval",
-    "pools.*.recovery.require_probe",
-    "pools.*.recovery.on_quota_reset",
-    "pools.*.recovery.quota_reset_schedule",
     "storage.sync_interval",
-    "observability.statistics.flush_interval",
     "storage.format",
     "storage.compression",
     "storage.encryption",
@@ -48,21 +39,11 @@ NOT_YET_VALUES: Mapping[str, tuple[str, ...]] = {
 
 NOT_YET_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "providers": ("max_retries", "error", "batch", "files", "fine_tuning", "connection_pool"),
-    "strategies": (
-        "balance_mode",
-        "sampling",
-        "cost_basis",
-        "affinity_mode",
-        "session_timeout",
-        "rate_limit",
-    ),
+    "strategies": (),
     "state_stores": ("path",),
-    "observability": ("path", "url"),
+    "observability": (),
 }
 """Settings of connectors to come, by kind; a connector that has one of this name, such as a third party's, reads it."""
-
-NOT_YET_SINKS = ("local-file", "webhook", "prometheus")
-"""Observability connectors to come that have a settings section of their name; installed from elsewhere, they work."""
 
 NOT_YET_STORES = (
     "json-secrets",

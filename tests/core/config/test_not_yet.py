@@ -72,6 +72,14 @@ WORKS: list[tuple[str, str, Any]] = [
     (POOL, "deactivation: {error_codes: [418]}", ("deactivation.error_codes", (418,))),
     (POOL, "on_budget_exceeded: error", ("on_budget_exceeded", "error")),
     (POOL, "recovery: {cooldown: 5s}", ("recovery.cooldown", 5.0)),
+    (POOL, "deactivation: {error_window: 50}", ("deactivation.error_window", 50)),
+    (POOL, "deactivation: {maintenance_window: 0 2 * * 0}", ("deactivation.maintenance_window", "0 2 * * 0")),
+    (POOL, "deactivation: {maintenance_duration: 2h}", ("deactivation.maintenance_duration", 7200.0)),
+    (POOL, "recovery: {probe_on_start: true}", ("recovery.probe_on_start", True)),
+    (POOL, "recovery: {probe_interval: 5m, require_probe: true}", ("recovery.require_probe", True)),
+    (POOL, "recovery: {on_quota_reset: false}", ("recovery.on_quota_reset", False)),
+    (POOL, "recovery: {recover_on_quota_reset: false}", ("recovery.on_quota_reset", False)),
+    (POOL, "recovery: {quota_reset_schedule: monthly}", ("recovery.quota_reset_schedule", "monthly")),
     (POOL, "retry: {max_attempts: 0}", ("retry.max_attempts", 0)),
     (POOL, "retry: {backoff: retry_after}", ("retry.backoff", "retry_after")),
     (POOL, "retry: {initial_delay: 5ms}", ("retry.initial_delay", 0.005)),
@@ -145,13 +153,6 @@ REFUSED = [
     (POOL, "affinity_mode: fallback"),
     (POOL, "session_timeout: 30m"),
     (POOL, "rate_limit: {threshold: 0.8}"),
-    *((POOL, f"deactivation: {{{key}: 1}}") for key in (
-        "error_window", "maintenance_window", "maintenance_duration",
-    )),
-    *((POOL, f"recovery: {{{key}: 1}}") for key in (
-        "probe_on_start", "probe_interval", "require_probe", "on_quota_reset", "quota_reset_schedule",
-        "recover_on_quota_reset",
-    )),
     *(("", f"storage: {{sync_policy: {policy}}}") for policy in ("sync-on-boundary", "periodic", "immediate")),
     ("", "storage: {persistence: {sync_policy: periodic}}"),
     *(("", f"storage: {{{key}: x}}") for key in (
@@ -160,7 +161,6 @@ REFUSED = [
     ("", "observability: {statistics: {flush_interval: 60s}}"),
     ("", "observability: {local-file: {path: x}}"),
     ("", "observability: {webhook: {url: x}}"),
-    ("", "observability: {prometheus: {port: 9090}}"),
     ("", "observability: {logging: {connector: console, path: x}}"),
 ]  # fmt: skip
 

@@ -1,0 +1,295 @@
+"""What brings a model back, and what keeps it away: calendars, maintenance, probes, and what providers say is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from modelmesh import ModelMesh
+from modelmesh._engine.maintenance import MaintenanceWindow
+from modelmesh.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    NoActiveModelError,
+    ProviderServerError,
+    QuotaExhaustedError,
+)
+from modelmesh.interfaces.provider import ModelInfo, RateLimitStatus
+from modelmesh.router import CompletionRequest
+from modelmesh_cdk.testing import FakeClock, FakeRandom, ScriptedProvider
+from modelmesh_cdk.testing.scripted import answer, fail
+
+SATURDAY_NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
+FAILING = fail(ProviderServerError("no", status_code=500))
+
+
+class Probed(ScriptedProvider):
+    """Answers probes as it is told."""
+
+    def __init__(self, *script: Any, probe: Exception | None = None) -> None:
+        super().__init__(script)
+        self.probe = probe
+        self.probes = 0
+
+    async def list_models(self) -> Sequence[ModelInfo]:
+        self.probes += 1
+        if self.probe is not None:
+            raise self.probe
+        return []
+
+
+class World:
+    """A mesh of one pool over providers that are named as their models are."""
+
+    def __init__(self, providers: dict[str, ScriptedProvider], pool: dict[str, Any]) -> None:
+        self.clock = FakeClock(time=SATURDAY_NOON)
+        self.providers = providers
+        self.mesh = ModelMesh(clock=self.clock, random=FakeRandom(0.0), environ={})
+        self.mesh.initialize(
+            {
+                "providers": {name: {"instance": provider} for name, provider in providers.items()},
+                "models": {name: {"provider": name, "capabilities": ["chat-completion"]} for name in providers},
+                "pools": {"chat-completion": {"retry": {"max_attempts": 0}, **pool}},
+            }
+        )
+
+    def ask(self) -> str:
+        """Ask; return the ID of the model that answered."""
+        request = CompletionRequest([{"role": "user", "content": "hi"}])
+        return asyncio.run(self.mesh.get_router().acomplete("chat-completion", request)).model
+
+    def reason(self, model: str) -> str | None:
+        """Why a model rests."""
+        reason: str | None = self.mesh.get_router().get_pool("chat-completion").members[model].reason
+        return reason
+
+    def probe(self, *, start: bool = False) -> None:
+        """Let the mesh's prober do one round now."""
+        prober = self.mesh._graph.prober  # type: ignore[union-attr]
+        assert prober is not None
+        asyncio.run(prober.probe_at_start() if start else prober.probe_resting())
+
+
+@pytest.fixture
+def world() -> Iterator[Callable[..., World]]:
+    """Build worlds and shut their meshes down."""
+    built: list[World] = []
+
+    def make(*, pool: dict[str, Any] | None = None, **providers: ScriptedProvider) -> World:
+        built.append(World(providers, pool or {}))
+        return built[-1]
+
+    yield make
+    for each in built:
+        each.mesh.shutdown()
+
+
+Make = Callable[..., World]
+
+
+# --- calendars ----------------------------------------------------------------------
+
+
+def test_a_quota_with_a_schedule_waits_for_the_reset(world: Make) -> None:
+    """Not for the cooldown, which would only meet the empty quota again."""
+    here = world(
+        a=Probed(fail(QuotaExhaustedError("used up", status_code=429))),
+        b=Probed(),
+        pool={
+            "strategy": "priority-selection",
+            "model_priority": ["a", "b"],
+            "recovery": {"cooldown": "60s", "quota_reset_schedule": "daily_utc"},
+        },
+    )
+
+    assert here.ask() == "b"
+    here.clock.advance(12 * 3600 - 10)
+    assert here.ask() == "b"
+    here.clock.advance(11)
+    assert here.ask() == "a"
+
+
+def test_a_schedule_that_is_not_to_be_waited_for_leaves_the_cooldown(world: Make) -> None:
+    """``on_quota_reset: false`` tries again after the rest."""
+    recovery = {"cooldown": "60s", "quota_reset_schedule": "monthly", "on_quota_reset": False}
+    here = world(
+        a=Probed(fail(QuotaExhaustedError("used up", status_code=429))),
+        b=Probed(),
+        pool={"strategy": "priority-selection", "model_priority": ["a", "b"], "recovery": recovery},
+    )
+
+    here.ask()
+    here.clock.advance(70)
+
+    assert here.ask() == "a"
+
+
+def test_a_model_with_nothing_left_rests_before_it_is_refused(world: Make) -> None:
+    """The provider said that no request remains for 30 seconds: nobody needs to hear 429."""
+    used_up = answer(rate_limits=RateLimitStatus(requests_remaining=0, reset_seconds=30.0))
+    here = world(a=Probed(used_up), b=Probed(), pool={"strategy": "priority-selection", "model_priority": ["a", "b"]})
+
+    assert [here.ask(), here.ask()] == ["a", "b"]
+    assert here.reason("a") == "rate_limited"
+    here.clock.advance(31)
+    assert here.ask() == "a"
+
+
+# --- maintenance -------------------------------------------------------------------------
+
+
+def test_a_pool_rests_through_its_maintenance_window(world: Make) -> None:
+    """Every Sunday from two to four nobody is called, and afterwards everybody is there again."""
+    here = world(a=Probed(), pool={"deactivation": {"maintenance_window": "0 2 * * 0", "maintenance_duration": "2h"}})
+
+    assert here.ask() == "a"
+    here.clock.advance(14 * 3600 + 60)
+    with pytest.raises(NoActiveModelError, match="maintenance_window"):
+        here.ask()
+    here.clock.advance(2 * 3600)
+    assert here.ask() == "a"
+
+
+@pytest.mark.parametrize(
+    ("moment", "until"),
+    [
+        ("2026-11-22T01:59:59", None),
+        ("2026-11-22T02:00:00", "2026-11-22T04:00:00"),
+        ("2026-11-22T03:59:59", "2026-11-22T04:00:00"),
+        ("2026-11-22T04:00:00", None),
+    ],
+    ids=["before", "begin", "end", "after"],
+)
+def test_a_window_is_open_from_its_line_for_its_duration(moment: str, until: str | None) -> None:
+    """To the second, in UTC, in whatever order moments are asked for."""
+    window = MaintenanceWindow("0 2 * * 0", 7200.0)
+    window.open_until(unix("2026-11-22T03:00:00"))
+
+    assert window.open_until(unix(moment)) == (None if until is None else unix(until))
+
+
+def unix(text: str) -> float:
+    """Return the Unix time of a moment in UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+# --- probes ----------------------------------------------------------------------------------
+
+
+def test_a_probe_that_succeeds_ends_a_rest(world: Make) -> None:
+    """The model need not sit its cooldown out."""
+    provider = Probed(FAILING, FAILING, FAILING)
+    here = world(
+        a=provider,
+        b=Probed(),
+        pool={"strategy": "priority-selection", "model_priority": ["a", "b"], "recovery": {"probe_interval": "5m"}},
+    )
+    for _ in range(3):
+        here.ask()
+    assert here.reason("a") == "error_threshold"
+
+    here.probe()
+
+    assert (here.reason("a"), here.ask()) == (None, "a")
+
+
+def test_a_probe_that_fails_changes_nothing(world: Make) -> None:
+    """A provider that is still down stays down."""
+    here = world(
+        a=Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("no")),
+        b=Probed(),
+        pool={"strategy": "priority-selection", "model_priority": ["a", "b"], "recovery": {"probe_interval": "5m"}},
+    )
+    for _ in range(3):
+        here.ask()
+
+    here.probe()
+
+    assert here.reason("a") == "error_threshold"
+
+
+def test_only_providers_of_resting_models_are_probed(world: Make) -> None:
+    """A healthy provider hears nothing."""
+    here = world(a=Probed(), pool={"recovery": {"probe_interval": "5m"}})
+
+    here.probe()
+
+    assert here.providers["a"].probes == 0  # type: ignore[attr-defined]
+
+
+def test_with_require_probe_a_rest_does_not_end_by_itself(world: Make) -> None:
+    """Time alone brings nobody back; a probe does."""
+    provider = Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("not yet"))
+    here = world(
+        a=provider,
+        b=Probed(),
+        pool={
+            "strategy": "priority-selection",
+            "model_priority": ["a", "b"],
+            "recovery": {"cooldown": "10s", "probe_interval": "5m", "require_probe": True},
+        },
+    )
+    for _ in range(3):
+        here.ask()
+    here.clock.advance(3600)
+
+    assert here.ask() == "b"
+    provider.probe = None
+    here.probe()
+    assert here.ask() == "a"
+
+
+def test_a_person_who_put_a_model_aside_is_not_overruled_by_a_probe(world: Make) -> None:
+    """Manual standby ends by hand."""
+    here = world(a=Probed(), b=Probed(), pool={"recovery": {"probe_interval": "5m"}})
+    here.mesh.rotate("chat-completion")
+
+    here.probe()
+
+    assert here.reason("a") == "manual"
+
+
+def test_at_start_a_provider_that_does_not_answer_rests(world: Make) -> None:
+    """Its models are passed by before the first request meets the failure."""
+    here = world(
+        a=Probed(probe=AuthenticationError("no", status_code=401)),
+        b=Probed(),
+        pool={"recovery": {"cooldown": "10s", "probe_on_start": True}},
+    )
+
+    here.probe(start=True)
+
+    assert (here.reason("a"), here.ask()) == ("provider_unavailable", "b")
+
+
+def refused(pool: dict[str, Any]) -> str:
+    """Return what loading says about a pool."""
+    with pytest.raises(ConfigurationError) as caught:
+        ModelMesh(environ={}).initialize(
+            {
+                "providers": {"p": {"connector": "modelmesh.simulator.v1"}},
+                "models": {"m": {"provider": "p", "capabilities": ["chat-completion"]}},
+                "pools": {"chat-completion": pool},
+            }
+        )
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        ({"deactivation": {"maintenance_window": "0 0 30 2 *"}}, "no cron line"),
+        ({"deactivation": {"maintenance_window": "61 * * * *"}}, "no cron line: Bad minute"),
+        ({"recovery": {"require_probe": True}}, "require_probe needs a probe_interval"),
+        ({"recovery": {"quota_reset_schedule": "weekly"}}, "recovery.quota_reset_schedule"),
+        ({"deactivation": {"error_window": 5}}, "error_rate_min_samples is larger than error_window"),
+    ],
+    ids=["never", "no line", "no probe", "no schedule", "short window"],
+)
+def test_what_can_never_work_is_refused_at_load(pool: dict[str, Any], said: str) -> None:
+    """Each with the key and the reason."""
+    assert said in refused(pool)
