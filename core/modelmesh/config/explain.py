@@ -109,8 +109,9 @@ def _inside(annotation: Any, part: str | int) -> Any:
         if isinstance(part, str) and part in model.model_fields:
             return model.model_fields[part].annotation
     for option in _options(annotation):
-        if typing.get_origin(option) in (dict, list):
-            return typing.get_args(option)[-1]
+        if typing.get_origin(option) in (dict, list, tuple):
+            # Of ``tuple[X, ...]`` the last argument is the dots.
+            return next(each for each in reversed(typing.get_args(option)) if each is not Ellipsis)
     return None
 
 

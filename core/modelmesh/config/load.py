@@ -18,12 +18,15 @@ from modelmesh.config.observed import read_observability
 from modelmesh.config.reader import Document, KeyPath, read_file
 from modelmesh.config.references import check_references
 from modelmesh.config.secrets import SecretResolver, build_store, expand_environment
-from modelmesh.config.settings import ConnectorCatalogue, Desk, setting_names
+from modelmesh.config.settings import ConnectorCatalogue, Desk, Layer, setting_names
 from modelmesh.errors import ConfigurationError, Problem, unknown_name
 from modelmesh.interfaces.runtime import Clock
 from modelmesh.redaction import MIN_LENGTH, REDACTED
 
 __all__ = ["ConnectorCatalogue", "load_config"]
+
+COMPOSED = "modelmesh.composed.v1"
+"""The strategy whose settings may be written in place of a strategy's name."""
 
 _STRAY = (
     "a secret reference is not read here; references are read in the settings of connectors (under providers, pools,"
@@ -224,6 +227,8 @@ class _Loading:
                 self._desk.add((*path, key), "settings of a ready-made strategy are set in code; remove it")
             return
         asked = entry.get("strategy", PoolConfig.model_fields["strategy"].default)
+        composed = asked if isinstance(asked, dict) else None
+        asked = asked if composed is None else COMPOSED
         entry["strategy"], cls = self._desk.find("strategies", asked, (*path, "strategy"))
         if cls is None:
             return
@@ -233,7 +238,10 @@ class _Loading:
             self._desk.add(
                 (*path, key), self._desk.unread("strategies", key, reader, {*written_keys(PoolConfig), *fields})
             )
-        entry["strategy_settings"] = self._desk.settings("strategies", cls, (path, values), subject=reader)
+        layers: list[Layer] = [(path, values)]
+        if composed is not None:
+            layers.append(((*path, "strategy"), composed))
+        entry["strategy_settings"] = self._desk.settings("strategies", cls, *layers, subject=reader)
         self._fallback(entry, cls, path)
 
     def _fallback(self, entry: dict[str, Any], cls: type[Any], path: KeyPath) -> None:

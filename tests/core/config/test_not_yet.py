@@ -114,6 +114,7 @@ WORKS: list[tuple[str, str, Any]] = [
     ("", "observability: {logging: {level: full}}", ("observability.logging.level", "full")),
     ("", "observability: {logging: {redact_secrets: false}}", ("observability.logging.redact_secrets", False)),
     ("", "observability: {logging: {max_payload_size: 1KB}}", ("observability.logging.max_payload_size", 1024)),
+    ("", "observability: {statistics: {flush_interval: 5s}}", ("observability.statistics.flush_interval", 5.0)),
     ("", "observability: {statistics: {retention: 1d}}", ("observability.statistics.retention", 86400.0)),
     ("", "observability: {statistics: {scopes: [model]}}", ("observability.statistics.scopes", ("model",))),
     (
@@ -147,21 +148,11 @@ REFUSED = [
     (PROVIDER, "fine_tuning: {supported: false}"),
     (PROVIDER, "connection_pool: {max_connections: 50}"),
     (PROVIDER, "max_retries: 0"),
-    (POOL, "balance_mode: relative"),
-    (POOL, "sampling: random"),
-    (POOL, "cost_basis: price"),
-    (POOL, "affinity_mode: fallback"),
-    (POOL, "session_timeout: 30m"),
-    (POOL, "rate_limit: {threshold: 0.8}"),
     *(("", f"storage: {{sync_policy: {policy}}}") for policy in ("sync-on-boundary", "periodic", "immediate")),
     ("", "storage: {persistence: {sync_policy: periodic}}"),
     *(("", f"storage: {{{key}: x}}") for key in (
         "path", "sync_interval", "format", "compression", "encryption", "locking",
     )),
-    ("", "observability: {statistics: {flush_interval: 60s}}"),
-    ("", "observability: {local-file: {path: x}}"),
-    ("", "observability: {webhook: {url: x}}"),
-    ("", "observability: {logging: {connector: console, path: x}}"),
 ]  # fmt: skip
 
 
