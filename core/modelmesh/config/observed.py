@@ -1,7 +1,8 @@
 """The ``observability`` section: which connector each part goes to, and where that connector's settings stand.
 
 Settings of a connector stand beside its name, under ``config:``, or in a section of the connector's own name
-(``console:``), which then serves wherever the connector is named.
+(``console:``), which then serves wherever the connector is named. Several connectors are named in a list; each takes
+those of the settings beside them that it knows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import Any
 
 from modelmesh.config.explain import written_keys
 from modelmesh.config.models import ObservabilityConfig, ObservabilityTarget, ObservedSection
-from modelmesh.config.not_yet import NOT_YET_SETTINGS, NOT_YET_SINKS, REFUSAL
 from modelmesh.config.reader import KeyPath
 from modelmesh.config.settings import Desk, Layer, setting_names
 from modelmesh.errors import UnknownConnectorError, unknown_name
@@ -45,8 +45,7 @@ class _Observability:
         self._take_sinks()
         fields = {*_PARTS, "events", "connector", "instance"}
         values = {key: section.pop(key) for key in list(section) if key not in fields}
-        target = self._target(section, values, _BASE, default=_DEFAULT_SINK)
-        section["target"] = target
+        self._targets(section, values, _BASE, default=_DEFAULT_SINK)
         for name in _PARTS:
             if isinstance(section.get(name), dict):
                 self._part(name, section[name])
@@ -62,9 +61,6 @@ class _Observability:
             try:
                 full = self._desk.connectors.resolve_id("observability", key)
             except UnknownConnectorError:
-                if key in NOT_YET_SINKS:
-                    del self._section[key]
-                    self._desk.add((*_BASE, key), REFUSAL)
                 continue
             if value is None or isinstance(value, dict):
                 del self._section[key]
@@ -75,26 +71,53 @@ class _Observability:
         fields = written_keys(_PARTS[name])
         values = {key: part.pop(key) for key in list(part) if key not in (*fields, "connector", "instance")}
         if part.get("connector") is not None or part.get("instance") is not None:
-            part["target"] = self._target(part, values, path)
+            self._targets(part, values, path)
             return
         part.pop("connector", None)
         part.pop("instance", None)
         for key in values:
-            if key in NOT_YET_SETTINGS["observability"]:
+            if any(key in setting_names(cls) for cls in self._desk.connectors.load_all("observability").values()):
                 self._desk.add((*path, key), "belongs to a connector and none is named here; add connector:, or remove")
             else:
                 self._desk.add((*path, key), unknown_name("key", key, [*fields, "connector"]) + "; remove it")
 
-    def _target(
+    def _targets(
         self, section: dict[str, Any], values: dict[str, Any], path: KeyPath, *, default: str | None = None
-    ) -> ObservabilityTarget | None:
+    ) -> None:
+        """Replace what a section says of its connectors by targets."""
         instance = section.pop("instance", None)
         asked = section.pop("connector", default)
         if instance is not None and self._desk.is_ready_made(instance, (*path, "instance")):
             for key in values:
                 self._desk.add((*path, key), "settings of a ready-made instance are set in code; remove it")
-            return ObservabilityTarget(connector=type(instance).__name__, instance=instance)
-        full, cls = self._desk.find("observability", asked, (*path, "connector"))
+            section["target"] = ObservabilityTarget(connector=type(instance).__name__, instance=instance)
+            return
+        if not isinstance(asked, list):
+            section["target"] = self._target(asked, values, path, (*path, "connector"))
+            return
+        if not asked:
+            self._desk.add((*path, "connector"), "names no connector; name one, or 'null' in quotes for none")
+            return
+        unclaimed = set(values) - {name for each in asked for name in self._settings_of(each)}
+        targets: list[ObservabilityTarget] = []
+        for number, each in enumerate(asked):
+            known = self._settings_of(each)
+            # What nobody knows is the first one's to complain about.
+            own = {key: values[key] for key in values if key in known or (number == 0 and key in unclaimed)}
+            target = self._target(each, own, path, (*path, "connector", number))
+            if target is not None:
+                targets.append(target)
+        section["target"] = targets[0] if targets else None
+        section["more"] = tuple(targets[1:])
+
+    def _settings_of(self, connector_id: Any) -> set[str]:
+        cls = self._desk.class_of("observability", connector_id) if isinstance(connector_id, str) else None
+        return set() if cls is None else setting_names(cls)
+
+    def _target(
+        self, asked: Any, values: dict[str, Any], path: KeyPath, name_path: KeyPath
+    ) -> ObservabilityTarget | None:
+        full, cls = self._desk.find("observability", asked, name_path)
         # Once an unknown connector is named, nobody can say which section goes unread.
         self._used.add(full if cls is not None else None)
         if cls is None:

@@ -77,10 +77,15 @@ def _settings(definitions: dict[str, Any], cls: type[Any]) -> dict[str, Any]:
 
 def _open(definitions: dict[str, Any], name: str, classes: Mapping[str, type[Any]]) -> None:
     """Let ``observability`` and its sections name a connector and hold its settings."""
+    from modelmesh.plugins import KINDS
+
+    aliases = KINDS["observability"].aliases
     sections = (name, "RoutingEventsConfig", "LoggingConfig", "StatisticsConfig", "TracingConfig")
     for section in sections:
         if section in definitions:
-            definitions[section].setdefault("properties", {})["connector"] = {"type": "string"}
+            definitions[section].setdefault("properties", {})["connector"] = {
+                "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+            }
             _extend_properties(definitions, section, classes)
     for connector_id, cls in classes.items():
         shape = {
@@ -90,7 +95,8 @@ def _open(definitions: dict[str, Any], name: str, classes: Mapping[str, type[Any
             "additionalProperties": False,
         }
         short = connector_id.removeprefix("modelmesh.").rsplit(".v", 1)[0]
-        for spelling in {connector_id, short}:
+        older = {alias.removeprefix("modelmesh.") for alias, meant in aliases.items() if meant == f"modelmesh.{short}"}
+        for spelling in {connector_id, short, *older}:
             definitions[name]["properties"].setdefault(spelling, shape)
 
 
