@@ -100,6 +100,8 @@ class ModelMesh:
             configuration, plugins=self._plugins, clock=self._clock, random=self._random, loop=self._loop
         )
         telemetry = self._graph.engine.telemetry
+        if telemetry.wants_debug:
+            self._trace_setup(self._graph)
         self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
         self._plugins.startup(self)
         if self._graph.prober is not None and self._graph.prober.is_wanted:
@@ -114,6 +116,16 @@ class ModelMesh:
             {"providers": list(self._graph.providers), "pools": list(self._graph.pools)},
         )
         self._attach_observers()
+
+    def _trace_setup(self, graph: Graph) -> None:
+        telemetry = graph.engine.telemetry
+        for name, provider in graph.providers.items():
+            facts = {"connector": provider.connector_id, "models": [model.name for model in provider.models]}
+            telemetry.trace(Severity.DEBUG, "mesh", f"provider {name} is set up", facts)
+        for name, pool in graph.pools.items():
+            chosen_by = pool.strategy_id or type(pool.rotation.strategy).__name__
+            made_of = {"capability": pool.hierarchy_node, "strategy": chosen_by, "models": list(pool.members)}
+            telemetry.trace(Severity.DEBUG, "mesh", f"pool {name} is set up", made_of)
 
     def _attach_observers(self) -> None:
         """Show the mesh to the observability connectors that ask for it.

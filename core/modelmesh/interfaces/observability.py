@@ -279,4 +279,13 @@ class ObservabilityConnector(Events, Logging, Statistics, Tracing):
     """Full observability connector combining all required interfaces.
 
     Several may be active at once (a webhook for alerts and a file for dashboards, say).
+
+    A connector may offer more, none of which it must have:
+
+    - ``bind(context)`` and ``close()``, at the ends of its life;
+    - ``attach(mesh)``, called once when everything is built, for connectors that show what the mesh looks like. A
+      `modelmesh.errors.ModelMeshError` it raises ends the start; anything else is traced;
+    - ``metrics_page() -> tuple[str, bytes]``, a content type and a page that ``modelmesh serve`` then serves at
+      ``/metrics``; called on a thread, at any time;
+    - ``wants_spans = True``: request records carry a `TraceLink`, and providers are told its IDs.
     """

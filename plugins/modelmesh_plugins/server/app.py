@@ -14,7 +14,7 @@ from modelmesh_plugins.server.dispatch import Dispatch, Route
 from modelmesh_plugins.server.endpoints import Endpoints
 from modelmesh_plugins.server.errors import ApiError
 from modelmesh_plugins.server.guard import Activity, Guard, Origins
-from modelmesh_plugins.server.settings import CHAT, EMBEDDINGS, HEALTH, MODELS, ServerSettings
+from modelmesh_plugins.server.settings import CHAT, EMBEDDINGS, HEALTH, METRICS, MODELS, ServerSettings
 
 
 def create_app(
@@ -46,6 +46,7 @@ def create_app(
         Route("POST", EMBEDDINGS, endpoints.embeddings),
         Route("GET", MODELS, endpoints.models),
         Route("GET", MODELS, endpoints.model, has_name=True),
+        Route("GET", METRICS, endpoints.metrics),
         Route("GET", HEALTH, endpoints.health),
     )
     served = Dispatch(*(route for route in routes if settings.serves(route.path)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from modelmesh.mesh import ModelMesh
 from modelmesh_plugins.server.body import check_chat, check_embeddings, read_object
 from modelmesh_plugins.server.disconnect import unless_disconnected
 from modelmesh_plugins.server.errors import ApiError
-from modelmesh_plugins.server.guard import Activity
+from modelmesh_plugins.server.guard import REQUEST_ID, Activity
 from modelmesh_plugins.server.replies import RenderError, answered_by, json_reply
 from modelmesh_plugins.server.settings import ServerSettings
 from modelmesh_plugins.server.sse import EventStream
@@ -76,6 +77,20 @@ class Endpoints:
             raise ApiError(404, unknown_name("model", name, list(models)), code="model_not_found", param="model")
         return json_reply(models[name])
 
+    async def metrics(self, request: Request) -> Response:
+        """``GET /metrics``: the page of the first observability connector that has one."""
+        for connector in self._mesh.observers():
+            page: Callable[[], tuple[str, bytes]] | None = getattr(connector, "metrics_page", None)
+            if page is not None:
+                # On a thread: thousands of series take longer to write than other requests should wait.
+                content_type, body = await asyncio.to_thread(page)
+                return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+        raise ApiError(
+            404,
+            "no observability connector has metrics to show; name modelmesh.prometheus.v1 under observability",
+            code="unknown_url",
+        )
+
     async def health(self, request: Request) -> Response:
         """``GET /health``: the server runs."""
         host, port = request.scope.get("server") or (self._settings.host, self._settings.port)
@@ -113,8 +128,10 @@ class Endpoints:
 
 
 def _metadata(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what steers the router: the session for sticky routing, and trace context to pass on."""
+    """Return what steers the router: the request's ID, the session for sticky routing, and trace context to pass on."""
     metadata: dict[str, Any] = {}
+    if REQUEST_ID in request.scope:
+        metadata["request_id"] = request.scope[REQUEST_ID]
     session = request.headers.get("x-session-id")
     if session is None:
         own = body.get("metadata")
