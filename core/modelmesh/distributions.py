@@ -58,12 +58,20 @@ def requirements(distribution: Any) -> list[str]:
 
 def extra_with(distribution: Any, module: str) -> str | None:
     """Return the extra of a distribution that brings a module, as far as its metadata tells."""
+    wanted = module.replace("-", "_").lower()
+    nearest: str | None = None
     for requirement in requirements(distribution):
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
-        if name and extra and name.group().replace("-", "_").lower() == module.replace("-", "_").lower():
+        if not (name and extra):
+            continue
+        found = name.group().replace("-", "_").lower()
+        if found == wanted:
             return extra.group(1)
-    return None
+        if nearest is None and found.startswith(f"{wanted}_"):
+            # Packages that share one namespace are called after it: opentelemetry-sdk brings opentelemetry.
+            nearest = extra.group(1)
+    return nearest
 
 
 _COMPARED = re.compile(r"(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9A-Za-z.*]*)")
