@@ -235,10 +235,7 @@ class Driver:
                 progress.end()
         except (asyncio.CancelledError, GeneratorExit) as raised:
             if isinstance(raised, GeneratorExit) or _is_being_cancelled():
-                self._recorder.cancelled(
-                    call, member, latency=clock.monotonic() - progress.started, usage=progress.usage_so_far()
-                )
-                progress.abandoned = True
+                self._leave_stream(call, member, request, progress)
                 raise
             progress.error = ProviderError(f"provider {member.provider_id!r} cancelled its own call")
         except KeyboardInterrupt:
@@ -250,10 +247,21 @@ class Driver:
         finally:
             model.in_flight -= 1
             await _close_quietly(upstream)
+        if progress.finished:
+            progress.error = None  # the answer is whole: what went wrong after its terminal signal concerns nobody
         self._settle_stream(call, member, request, progress)
         if progress.error is None:
             for ready in progress.release():
                 yield ready
+
+    def _leave_stream(self, call: Call, member: Member, request: ProviderRequest, progress: StreamProgress) -> None:
+        """Take account of a stream whose caller reads no further; many stop at the finish reason, content."""
+        if progress.finished:
+            self._settle_stream(call, member, request, progress)
+            return
+        latency = call.clock.monotonic() - progress.started
+        self._recorder.cancelled(call, member, latency=latency, usage=progress.usage_so_far())
+        progress.abandoned = True
 
     def _settle_stream(self, call: Call, member: Member, request: ProviderRequest, progress: StreamProgress) -> None:
         latency = call.clock.monotonic() - progress.started - progress.consumer_seconds

@@ -190,6 +190,38 @@ def test_a_connector_that_returns_no_stream_is_a_failed_attempt(build: Build) ->
     assert text(world.stream()) == "One two"
 
 
+# --- after the terminal signal ---------------------------------------------------------------
+
+END = ProviderChunk({}, finish_reason="stop")
+
+
+@pytest.mark.parametrize("strategy", ["error", "hold"])
+def test_what_goes_wrong_after_the_terminal_signal_concerns_nobody(build: Build, strategy: str) -> None:
+    """The answer is whole: a connection that breaks while it is closed takes nothing back."""
+    world = build(a=Raw(ProviderChunk({}, text="One", commits=True), END, broken()), on_stream_failure=strategy)
+
+    assert text(world.stream()) == "One"
+    assert (world.state("a").failure_count, world.state("a").quota_used) == (0, 1)
+
+
+def test_a_caller_that_reads_no_further_than_the_end_has_had_its_answer(build: Build) -> None:
+    """Many stop at the finish reason; that is a success like any other."""
+    world = build(a=[pieces("One")])
+
+    async def stop_at_the_end() -> Any:
+        routed = world.router.execute_stream("chat", REQUEST)
+        async with aclosing(routed):
+            async for chunk in routed:
+                if chunk.finish_reason:
+                    break
+        return routed.receipt
+
+    receipt = world.run(stop_at_the_end())
+
+    assert [attempt.outcome for attempt in receipt.attempts] == ["success"]
+    assert (world.state("a").quota_used, world.member("a").in_flight) == (1, 0)
+
+
 # --- on_stream_failure: hold ---------------------------------------------------------------
 
 
