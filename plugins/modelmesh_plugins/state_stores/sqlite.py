@@ -308,6 +308,8 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
                     " put storage.path on a local disk, or use modelmesh.file.v1"
                 )
             database.execute(f"PRAGMA synchronous = {self.config.synchronous}")
+            # 32 MB. A checkpoint waits for the disk inside a commit; a rarer one writes the same pages, once.
+            database.execute("PRAGMA wal_autocheckpoint = 8000")
             database.execute("BEGIN IMMEDIATE")
             database.execute(self._sql["create_meta"])
             row = database.execute(self._sql["schema"]).fetchone()
