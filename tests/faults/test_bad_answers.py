@@ -35,7 +35,7 @@ def encoded(data: bytes, encoding: str, kind: str = "application/json") -> Any:
     return lambda _: [faults.response(data, content_type=kind, headers={"content-encoding": encoding})]
 
 
-MALFORMED = {
+MALFORMED: dict[str, Any] = {
     "nothing": faults.body(b""),
     "null": faults.body(b"null"),
     "list": faults.body(b"[]"),
@@ -55,6 +55,8 @@ MALFORMED = {
     "an error in a 200": faults.body(b'{"error": {"message": "overloaded", "code": 503}}'),
     "an error as text": faults.body(b'{"error": "overloaded"}'),
     "a failed choice": faults.body(b'{"choices": [{"finish_reason": "error", "message": {"content": ""}}]}'),
+}
+BROKEN_HTTP: dict[str, Any] = {
     "no HTTP": raw(b"220 mail.example ESMTP\r\n\r\n"),
     "a bad status": raw(b"HTTP/1.1 abc OK\r\n\r\n"),
     "a bad header": raw(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n{}"),
@@ -69,27 +71,37 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("step", list(MALFORMED.values()), ids=list(MALFORMED))
-def test_a_malformed_answer_is_rotated_away(world: Any, step: Any) -> None:
+def test_a_malformed_answer_is_rotated_away(lone_world: Any, step: Any) -> None:
     """F12: whatever a provider sends in place of an answer, the next one answers."""
-    world.provider(step)
-    world.provider("second")
+    lone_world.provider(step)
+    lone_world.provider("second")
 
-    answer = world.ask()
+    answer = lone_world.ask()
 
     assert answer.content == "second"
-    assert answer.metadata["receipt"].attempts[0].outcome in ("malformed", "server_error", "network")
+    assert answer.metadata["receipt"].attempts[0].outcome in ("malformed", "server_error")
 
 
 @pytest.mark.parametrize("step", list(MALFORMED.values()), ids=list(MALFORMED))
-def test_a_malformed_answer_is_rotated_away_when_a_stream_was_asked_for(world: Any, texts: Any, step: Any) -> None:
+def test_a_malformed_answer_in_place_of_a_stream_is_rotated_away(lone_world: Any, texts: Any, step: Any) -> None:
     """F12, F13: the same instead of server-sent events."""
+    lone_world.provider(step)
+    lone_world.provider("second")
+
+    assert texts(lone_world.stream()) == "second"
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("step", list(BROKEN_HTTP.values()), ids=list(BROKEN_HTTP))
+def test_broken_http_is_rotated_away(world: Any, texts: Any, step: Any, is_streamed: bool) -> None:
+    """F12: each transport has its own words for it; the request goes on all the same."""
     world.provider(step)
     world.provider("second")
 
-    assert texts(world.stream()) == "second"
+    assert (texts(world.stream()) if is_streamed else world.ask().content) == "second"
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 529])
+@pytest.mark.parametrize("status", [500, 529])
 @pytest.mark.parametrize(
     "page", [b"<html>Bad gateway</html>", b"", b"\xff\xfe\x00", b"null", b"[]", DEEP], ids=range(6)
 )
@@ -219,7 +231,7 @@ def test_a_drip_that_never_ends_runs_into_the_whole_attempts_clock(world: Any) -
     assert 200 <= first.latency_ms < 1_000
 
 
-@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("code", [301, 303, 308])
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
 def test_a_redirect_is_not_followed(world: Any, texts: Any, code: int, is_streamed: bool) -> None:
     """F40: the key and the prompt go nowhere but where the configuration says; the next provider answers."""
