@@ -106,6 +106,8 @@ class ModelMesh:
         self._plugins.startup(self)
         if self._graph.prober is not None and self._graph.prober.is_wanted:
             self._loop.start(self._graph.prober.run())
+        if self._graph.state_store is not None and self._graph.state_store.guarantees.survives_restart:
+            self._loop.start(self._graph.engine.batches.resume())
         for name in configuration.missing_secrets():
             message = f"secret {name!r} has no value; empty text stands in its place"
             self._graph.engine.telemetry.trace(Severity.WARNING, "secrets", message)

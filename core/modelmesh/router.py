@@ -13,11 +13,19 @@ from modelmesh._engine.model import BATCH, STREAMING, SYNC
 from modelmesh._engine.pipeline import PipelineRequest, PipelineResult, RoutingPipeline
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.trace_context import RequestTrace, trace_headers
-from modelmesh.errors import AllProvidersExhaustedError, ProviderError, RoutingError, unknown_name
+from modelmesh.errors import (
+    AllProvidersExhaustedError,
+    CapabilityNotFoundError,
+    ModelMeshError,
+    ProviderError,
+    RoutingError,
+    unknown_name,
+)
 from modelmesh.interfaces.observability import ObservabilityConnector
 from modelmesh.interfaces.provider import Operation, ProviderChunk, Receipt, TokenUsage
 
 if TYPE_CHECKING:
+    from modelmesh._engine.batches import Job
     from modelmesh._engine.engine import Engine
     from modelmesh._engine.events import EventEmitter
     from modelmesh._engine.request_log import RequestLogger
@@ -65,9 +73,10 @@ class CompletionRequest:
     """Unified completion request payload.
 
     ``metadata`` is the caller's own and is not sent to providers. The router reads these keys of it:
-    ``session_id``, ``preferred_provider``, ``deadline`` (seconds, for this request), ``headers`` (extra headers to
-    pass on), ``traceparent`` and ``tracestate`` (W3C trace context, taken from ``headers`` as well), and
-    ``parameters`` (a dict of further OpenAI parameters, such as ``top_p``).
+    ``request_id`` (printable ASCII; otherwise one is made up), ``session_id``, ``preferred_provider``, ``deadline``
+    (seconds, for this request), ``headers`` (extra headers to pass on), ``traceparent`` and ``tracestate`` (W3C trace
+    context, taken from ``headers`` as well), and ``parameters`` (a dict of further OpenAI parameters, such as
+    ``top_p``).
     """
 
     messages: list[dict[str, Any]]
@@ -104,6 +113,30 @@ class BatchJob:
     model: str
     provider: str
     request_count: int
+
+
+@dataclass
+class BatchProgress(BatchJob):
+    """How far a batch is.
+
+    ``status`` is ``queued``, ``in_progress``, ``completed``, ``failed`` (nothing was answered), ``cancelled`` or
+    ``expired``; ``model`` and ``provider`` are empty for a batch that the mesh carries out.
+
+    Attributes:
+        completed: Requests that were answered.
+        failed: Requests that nobody answered.
+        created_at: Unix time.
+    """
+
+    completed: int = 0
+    failed: int = 0
+    created_at: float = 0.0
+
+
+def _progress(job: Job) -> BatchProgress:
+    return BatchProgress(
+        job.id, job.status, job.model, job.provider, job.total, job.completed, job.failed, job.created_at
+    )
 
 
 @dataclass(slots=True)
@@ -356,7 +389,10 @@ class Router:
     # --- batches ------------------------------------------------------------------------
 
     def batch(self, capability: str, requests: list[CompletionRequest]) -> BatchJob:
-        """Route and submit a batch request to a provider that takes batches.
+        """Submit a batch: to a provider that takes batches, otherwise to the mesh itself.
+
+        The mesh carries a batch out in the background, a few requests at a time, through the same pool as any other
+        request. `get_batch` says how far it is, `get_batch_results` what came of it.
 
         Args:
             capability: Capability name or virtual model name.
@@ -367,15 +403,59 @@ class Router:
 
         Raises:
             ValueError: The list is empty.
-            RoutingError: No candidate takes batches of this size.
+            RoutingError: No model has this capability, or every provider that takes batches failed.
         """
         if not requests:
             raise ValueError("a batch needs at least one request")
         return self._engine.loop.run(self._abatch(capability, requests))
 
+    def get_batch(self, job_id: str) -> BatchProgress:
+        """Say how far a batch is.
+
+        Raises:
+            KeyError: There is no batch of this ID.
+        """
+        return _progress(self._engine.loop.run(self._job(job_id)))
+
+    def get_batch_results(self, job_id: str) -> list[dict[str, Any] | None]:
+        """Return what came of each request so far, in their order: ``response`` or ``error``; None where none yet.
+
+        Raises:
+            KeyError: There is no batch of this ID.
+        """
+
+        async def ask() -> list[dict[str, Any] | None]:
+            return await self._engine.batches.results(await self._job(job_id))
+
+        return self._engine.loop.run(ask())
+
+    def cancel_batch(self, job_id: str) -> BatchProgress:
+        """Send no further request of a batch; those on their way are let finish.
+
+        Raises:
+            KeyError: There is no batch of this ID.
+        """
+
+        async def stop() -> Job:
+            return await self._engine.batches.cancel(await self._job(job_id))
+
+        return _progress(self._engine.loop.run(stop()))
+
+    async def _job(self, job_id: str) -> Job:
+        job = await self._engine.batches.status(job_id)
+        if job is None:
+            raise KeyError(f"no batch has the ID {job_id!r}")
+        return job
+
     async def _abatch(self, capability: str, requests: list[CompletionRequest]) -> BatchJob:
-        result = self._pipeline.execute(PipelineRequest(capability, BATCH))
+        batches = self._engine.batches
         payloads = [payload_of(request) for request in requests]
+        try:
+            result = self._pipeline.execute(PipelineRequest(capability, BATCH))
+        except CapabilityNotFoundError:
+            raise
+        except RoutingError:
+            return await self._own_batch(capability, payloads)
         last: ProviderError | None = None
         tried = 0
         for member in [result.selected, *result.others()]:
@@ -389,14 +469,23 @@ class Router:
             except Exception as error:
                 last = member.model.provider.understand(error, member.model)
                 continue
-            return BatchJob(str(job_id), "queued", member.model_id, member.provider_id, len(requests))
+            job = await batches.note(
+                capability,
+                len(requests),
+                model=member.model_id,
+                provider=member.provider_id,
+                provider_job=str(job_id),
+            )
+            return BatchJob(job.id, job.status, job.model, job.provider, job.total)
         if last is not None:
             raise AllProvidersExhaustedError(result.pool.name, attempts=tried, last_error=last) from last
-        raise RoutingError(
-            f"no model of pool {result.pool.name!r} takes a batch of {len(requests)} requests",
-            pool_name=result.pool.name,
-            details={"request_count": len(requests)},
-        )
+        return await self._own_batch(capability, payloads)
+
+    async def _own_batch(self, capability: str, payloads: list[dict[str, Any]]) -> BatchJob:
+        self._pipeline.execute(PipelineRequest(capability, dry_run=True))  # nobody to ask is told now, not per request
+        job = await self._engine.batches.create(capability, payloads)
+        self._engine.loop.start(self._engine.batches.run(job.id))
+        return BatchJob(job.id, job.status, job.model, job.provider, job.total)
 
     # --- pools ----------------------------------------------------------------------------
 
@@ -433,19 +522,26 @@ class Router:
     ) -> Call:
         engine = self._engine
         started = engine.clock.monotonic()
-        route: PipelineResult = self._pipeline.execute(
-            PipelineRequest(
-                capability,
-                delivery_mode,
-                metadata.get("preferred_provider") if metadata else None,
-                metadata.get("session_id") if metadata else None,
-                metadata,
-                payload=payload,
+        request_id = _own_id(metadata) if metadata else None
+        request_id = request_id or engine.request_ids()
+        try:
+            route: PipelineResult = self._pipeline.execute(
+                PipelineRequest(
+                    capability,
+                    delivery_mode,
+                    metadata.get("preferred_provider") if metadata else None,
+                    metadata.get("session_id") if metadata else None,
+                    metadata,
+                    payload=payload,
+                    request_id=request_id,
+                )
             )
-        )
+        except ModelMeshError as error:
+            engine.telemetry.unrouted(capability, request_id, error)
+            raise
         headers = trace_headers(metadata) if metadata else _NO_HEADERS
         call = Call(
-            engine.request_ids(),
+            request_id,
             capability,
             operation,
             payload,
@@ -463,6 +559,14 @@ class Router:
 
 
 _NO_HEADERS: Mapping[str, str] = {}
+_LONGEST_ID = 128
+
+
+def _own_id(metadata: Mapping[str, Any]) -> str | None:
+    """Return the request ID a caller brings, if it is one: it goes into headers and log lines as it stands."""
+    own = metadata.get("request_id")
+    sound = isinstance(own, str) and 0 < len(own) <= _LONGEST_ID and own.isascii() and own.isprintable()
+    return own if sound else None
 
 
 def payload_of(request: CompletionRequest) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from modelmesh.errors import (
     InvalidRequestError,
     NoActiveModelError,
     ProviderServerError,
-    RoutingError,
     StreamInterruptedError,
     UsageError,
 )
@@ -491,21 +490,20 @@ def test_batch_raises_when_everybody_failed(build: Build) -> None:
     assert (caught.value.attempts, caught.value.last_error.category) == (2, "server_error")  # type: ignore[union-attr]
 
 
+def test_a_batch_of_nothing_is_refused(build: Build) -> None:
+    """There is nothing to submit."""
+    with pytest.raises(ValueError, match="at least one"):
+        build(Batching(), model=BATCH).batch("chat", [])
+
+
 @pytest.mark.parametrize(
-    ("model", "count", "error", "message"),
-    [
-        (BATCH, 0, ValueError, "at least one"),
-        (BATCH, 3, RoutingError, "batch of 3"),
-        ({"delivery": "streaming"}, 1, RoutingError, "delivery mode 'batch'"),
-    ],
-    ids=["empty", "too-many", "nobody-takes-batches"],
+    ("model", "count"), [(BATCH, 3), ({"delivery": "streaming"}, 1)], ids=["too-many", "nobody-takes-batches"]
 )
-def test_batch_refuses_what_cannot_be_submitted(
-    build: Build, model: dict[str, Any], count: int, error: type[Exception], message: str
-) -> None:
-    """Nothing at all, more than a model takes, or no model for batches."""
-    with pytest.raises(error, match=message):
-        build(Batching(), model=model).batch("chat", [HELLO] * count)
+def test_the_mesh_takes_a_batch_that_no_provider_does(build: Build, model: dict[str, Any], count: int) -> None:
+    """More than a model takes, or no model for batches: the job is the mesh's own."""
+    job = build(Batching(), model=model).batch("chat", [HELLO] * count)
+
+    assert (job.job_id[:6], job.model, job.request_count) == ("batch_", "", count)
 
 
 # --- pools ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modelmesh._engine.batches import Batches
 from modelmesh._engine.changes import Changes
 from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.driver import Driver
@@ -31,8 +32,8 @@ from modelmesh._engine.retry import RetryPolicy
 from modelmesh._engine.rotation import DeactivationEvaluator, RecoveryEvaluator, RotationPolicyService
 from modelmesh._engine.telemetry import Telemetry
 from modelmesh.capabilities import CapabilityTree
-from modelmesh.errors import ConfigurationError, Problem
-from modelmesh.interfaces.observability import Severity
+from modelmesh.errors import ConfigurationError, ModelMeshError, Problem
+from modelmesh.interfaces.observability import Severity, TraceEntry
 from modelmesh.interfaces.provider import ModelPricing, Timeouts
 from modelmesh.interfaces.runtime import Clock, ConnectorContext, Random
 from modelmesh.interfaces.state_store import StateStore
@@ -105,13 +106,32 @@ def build_graph(
     Raises:
         ConfigurationError: Something fits together only on paper.
     """
-    lock = threading.RLock()
     redactor = Redactor()
     for value in configuration.known_secrets():
         redactor.add(value)
     dispatcher = build_observability(
         configuration.observability, connectors=plugins, redactor=redactor, clock=clock, random=random
     )
+    try:
+        return _assemble(configuration, dispatcher, plugins=plugins, clock=clock, random=random, loop=loop)
+    except Exception as error:
+        # Whoever watches hears of it, and no worker outlives a mesh that never came to be.
+        why = str(error) if isinstance(error, ModelMeshError) else type(error).__name__
+        dispatcher.trace(TraceEntry(Severity.CRITICAL, dispatcher.now(), "mesh", "could not be built", {}, why))
+        dispatcher.close()
+        raise
+
+
+def _assemble(
+    configuration: Configuration,
+    dispatcher: Dispatcher,
+    *,
+    plugins: PluginHost,
+    clock: Clock,
+    random: Random,
+    loop: LoopThread,
+) -> Graph:
+    lock = threading.RLock()
     emitter = EventEmitter(dispatcher)
     logger = RequestLogger(dispatcher)
     telemetry = Telemetry(dispatcher, emitter, logger, clock)
@@ -150,6 +170,7 @@ def build_graph(
         statistics,
         loop,
         RequestIds(random),
+        Batches(store, clock, random, telemetry, providers, lambda *asked: _ask(router, *asked)),
         lock,
     )
     pipeline = RoutingPipeline.default(
@@ -165,6 +186,11 @@ def build_graph(
     _size_error_windows(pools)
     graph.flushing = _flushing(configuration, graph)
     return graph
+
+
+async def _ask(router: Router, capability: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer one request of a batch."""
+    return (await router.execute("chat", capability, payload)).data
 
 
 def _context(kind: str, name: str, telemetry: Telemetry, clock: Clock, random: Random) -> ConnectorContext:

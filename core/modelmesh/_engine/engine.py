@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from itertools import count
 
+from modelmesh._engine.batches import Batches
 from modelmesh._engine.driver import Driver
 from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.telemetry import Telemetry
@@ -36,4 +37,5 @@ class Engine:
     statistics: StatisticsCollector
     loop: LoopThread
     request_ids: RequestIds
+    batches: Batches
     lock: threading.RLock = field(default_factory=threading.RLock)

@@ -53,7 +53,11 @@ class LoopThread:
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the loop in the background; closing the loop cancels it."""
-        asyncio.run_coroutine_threadsafe(coroutine, self._started())
+        try:
+            asyncio.run_coroutine_threadsafe(coroutine, self._running())
+        except UsageError:
+            coroutine.close()
+            raise
 
     def iterate(self, stream: AsyncGenerator[Item, None]) -> Iterator[Item]:
         """Yield a stream's items; leaving the iteration early closes the stream."""
@@ -73,6 +77,9 @@ class LoopThread:
                 "a blocking method was called on the mesh's own event loop, where it would wait for itself; "
                 "await the asynchronous method instead (acomplete, AsyncOpenAIClient)"
             )
+        return self._running()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._closed:
                 raise UsageError("the mesh is shut down; build a new one")
