@@ -60,7 +60,7 @@ class HeadroomReader:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[RateLimitStatus, float]] = {}
+        self._reports: dict[str, _Report] = {}
 
     def read(self, candidate: Candidate, now: float) -> Headroom | None:
         """Return what is left, or None when the provider never said.
@@ -69,35 +69,47 @@ class HeadroomReader:
             candidate: The model.
             now: Monotonic time.
         """
-        status = candidate.rate_limits
-        if status is None:
+        report = self._report(candidate, now)
+        if report is None:
             return None
-        ends = self.window_ends(candidate, now)
-        if ends is None or now < ends:
-            return _headroom(
-                status.requests_remaining, status.requests_limit, status.tokens_remaining, status.tokens_limit
-            )
-        return _headroom(status.requests_limit, status.requests_limit, status.tokens_limit, status.tokens_limit)
+        return report.said if now < report.ends else report.fresh
 
     def window_ends(self, candidate: Candidate, now: float) -> float | None:
         """Return the monotonic time at which the first of a model's windows is fresh again; None if nobody said."""
-        status = candidate.rate_limits
-        if status is None or status.reset_seconds is None:
-            return None
-        seen = self._seen.get(candidate.model_id)
-        if seen is None or (seen[0] is not status and seen[0] != status):
-            seen = self._seen[candidate.model_id] = (status, now)
-        return seen[1] + status.reset_seconds
+        report = self._report(candidate, now)
+        return None if report is None or report.ends == NEVER else report.ends
 
     def next_end(self, now: float) -> float:
         """Return the monotonic time at which the next window ends: what was read holds no longer than that."""
-        ends = (seen_at + (status.reset_seconds or 0.0) for status, seen_at in self._seen.values())
-        return min((end for end in ends if end > now), default=NEVER)
+        return min((report.ends for report in self._reports.values() if report.ends > now), default=NEVER)
 
     def forget_all_but(self, model_ids: frozenset[str]) -> None:
         """Drop what was noted about models that left the pool."""
-        for gone in self._seen.keys() - model_ids:
-            del self._seen[gone]
+        for gone in self._reports.keys() - model_ids:
+            del self._reports[gone]
+
+    def _report(self, candidate: Candidate, now: float) -> _Report | None:
+        status = candidate.rate_limits
+        if status is None:
+            return None
+        report = self._reports.get(candidate.model_id)
+        if report is None or (report.status is not status and report.status != status):
+            report = self._reports[candidate.model_id] = _Report(status, now)
+        return report
+
+
+class _Report:
+    """What a provider said, when its window ends, and what is left before and after that."""
+
+    __slots__ = ("ends", "fresh", "said", "status")
+
+    def __init__(self, status: RateLimitStatus, now: float) -> None:
+        self.status = status
+        self.ends = NEVER if status.reset_seconds is None else now + status.reset_seconds
+        self.said = _headroom(
+            status.requests_remaining, status.requests_limit, status.tokens_remaining, status.tokens_limit
+        )
+        self.fresh = _headroom(status.requests_limit, status.requests_limit, status.tokens_limit, status.tokens_limit)
 
 
 def _headroom(

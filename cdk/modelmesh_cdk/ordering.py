@@ -29,6 +29,20 @@ class Order:
 
     def __init__(self, ids: Iterable[str]) -> None:
         self.ids = list(ids)
+        self._places: dict[str, int] | None = None
+
+    def without(self, model_id: str) -> list[str]:
+        """Return all IDs but this one, in order, as a new list."""
+        rest = self.ids.copy()
+        if rest and rest[0] == model_id:
+            del rest[0]
+            return rest
+        if self._places is None:
+            self._places = {name: place for place, name in enumerate(rest)}
+        place = self._places.get(model_id)
+        if place is not None:
+            del rest[place]
+        return rest
 
 
 class Board(Generic[Figure]):
@@ -59,15 +73,7 @@ class Board(Generic[Figure]):
 
     def without(self, model_id: str) -> Ranked:
         """Return the candidates in order, without this one."""
-        ids = self.order.ids
-        if ids and ids[0] == model_id:
-            rest = ids[1:]
-        elif model_id in self.figures:
-            place = ids.index(model_id)
-            rest = ids[:place] + ids[place + 1 :]
-        else:
-            rest = ids[:]
-        return Ranked(rest, self.candidate)
+        return Ranked(self.order.without(model_id), self.candidate)
 
 
 class Ranked(Sequence[Candidate]):

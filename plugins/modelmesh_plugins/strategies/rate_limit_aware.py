@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelmesh.config.durations import Duration, PositiveDuration
-from modelmesh.interfaces.strategy import Candidate, SelectionRequest
+from modelmesh.interfaces.strategy import Candidate, SelectionRequest, SelectionResult
 from modelmesh_cdk.figures import Headroom, HeadroomReader, neutral
 from modelmesh_cdk.ordering import Order, OrderedStrategy
 from modelmesh_cdk.preference import Preferences
@@ -86,13 +86,13 @@ class Pace:
             most: In any minute; 0 for any number.
             in_line: Whether those that wait already go first.
         """
-        known = self._times if in_line else self._times[: bisect_right(self._times, start)]
-        at = start
+        times, at = self._times, start
+        known = len(times) if in_line else bisect_right(times, start)
         if known:
             # A minimal distance of none still keeps the line: nobody goes before who came earlier.
-            at = max(at, known[-1] + min_delta)
-        if most and len(known) >= most:
-            at = max(at, known[-most] + MINUTE)
+            at = max(at, times[known - 1] + min_delta)
+        if most and known >= most:
+            at = max(at, times[known - most] + MINUTE)
         return at
 
 
@@ -154,32 +154,38 @@ class RateLimitAware(OrderedStrategy[RateLimitConfig, "Headroom | None"]):
 
     def choose(self, candidates: Sequence[Candidate], request: SelectionRequest) -> tuple[Candidate, str]:
         """Return the current model, or who takes its place."""
+        chosen, reason, _ = self._decide(candidates, self.context.clock.monotonic())
+        return chosen, reason
+
+    def select(self, candidates: Sequence[Candidate], request: SelectionRequest) -> SelectionResult:
+        """Choose, stay with the chosen model, and note when its request goes out."""
         now = self.context.clock.monotonic()
+        chosen, reason, wait = self._decide(candidates, now)
+        result = SelectionResult(chosen.model_id, chosen.provider_id, 1.0 - self._usage(chosen, now), reason, wait)
+        self._current = chosen.model_id
+        if self._rules.min_delta or self._rules.max_rpm or self._rules.action == "queue":
+            self._paces.setdefault(chosen.model_id, Pace()).add(now + wait, now=now)
+        return result
+
+    def peek(self, candidates: Sequence[Candidate], request: SelectionRequest) -> SelectionResult:
+        """Choose, and note nothing."""
+        now = self.context.clock.monotonic()
+        chosen, reason, wait = self._decide(candidates, now)
+        return SelectionResult(chosen.model_id, chosen.provider_id, 1.0 - self._usage(chosen, now), reason, wait)
+
+    def _decide(self, candidates: Sequence[Candidate], now: float) -> tuple[Candidate, str, float]:
+        """Return whom to call, why, and after how many seconds."""
         placed = self.in_order(candidates)
         current = placed.get(self._current) if self._current is not None else None
         reason = "current"
         if current is None:
             current, reason = self._preferences.first(placed) or (candidates[0], "pool order")
         if self._is_free(current, now):
-            return current, reason
-        if self._rules.action != "switch_model" and self._wait_for(current, now) is not None:
-            return current, "wait"
-        return self._most_left(candidates, now)
-
-    def wait(self, chosen: Candidate, request: SelectionRequest) -> float:
-        """Return how long the chosen model wants to be left alone, if that is what ``action`` says to wait for."""
-        now = self.context.clock.monotonic()
-        if self._rules.action == "switch_model" or self._is_free(chosen, now):
-            return 0.0
-        return self._wait_for(chosen, now) or 0.0
-
-    def commit(self, chosen: Candidate, request: SelectionRequest) -> None:
-        """Stay with the chosen model, and note when its request goes out."""
-        now = self.context.clock.monotonic()
-        at = now + self.wait(chosen, request)
-        self._current = chosen.model_id
-        if self._rules.min_delta or self._rules.max_rpm or self._rules.action == "queue":
-            self._paces.setdefault(chosen.model_id, Pace()).add(at, now=now)
+            return current, reason, 0.0
+        wait = None if self._rules.action == "switch_model" else self._wait_for(current, now)
+        if wait is not None:
+            return current, "wait", wait
+        return (*self._most_left(candidates, now), 0.0)
 
     def score(self, candidate: Candidate, request: SelectionRequest) -> float:
         """Rate by the share of the limit that is left."""
