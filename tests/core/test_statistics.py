@@ -203,6 +203,76 @@ def test_downtime_runs_from_down_to_up(statistics: StatisticsCollector, clock: F
     assert (while_down, statistics.model("gpt-4o").downtime_total) == (15.0, 20.0)
 
 
+def test_downtime_is_booked_in_the_hours_in_which_it_passed(clock: FakeClock) -> None:
+    """A long outage leaves the retention window hour by hour, and never counts more than the window holds."""
+    statistics = StatisticsCollector(clock=clock, retention=DAY)
+    statistics.record_down(POOL, "chat")
+    clock.advance(10 * DAY)
+    longest = statistics.pool("chat").downtime_total
+    statistics.record_up(POOL, "chat")
+    clock.advance(12 * HOUR)
+
+    later = statistics.pool("chat").downtime_total
+
+    assert longest == pytest.approx(DAY, abs=HOUR)
+    assert later == pytest.approx(12 * HOUR, abs=HOUR)
+
+
+def test_setting_the_clock_lengthens_no_outage(statistics: StatisticsCollector, clock: FakeClock) -> None:
+    """Only time that passes is downtime."""
+    statistics.record_down(MODEL, "gpt-4o")
+    clock.advance(10.0)
+    clock.set_time(clock.time() + 5 * DAY)
+
+    assert statistics.model("gpt-4o").downtime_total == 10.0
+
+
+def test_what_was_never_down_comes_up_unnoticed(statistics: StatisticsCollector) -> None:
+    """No name appears because of it."""
+    statistics.record_up(MODEL, "gpt-4o")
+
+    assert statistics.names(MODEL) == []
+
+
+def test_names_without_figures_are_forgotten_at_a_flush(clock: FakeClock, target: Target) -> None:
+    """Models come and go; what is remembered does not grow with them."""
+    statistics = StatisticsCollector([target], clock=clock, retention=DAY)  # type: ignore[list-item]  # it quacks
+    for number in range(100):
+        statistics.record(f"model-{number}", "openai", "chat", metrics())
+    statistics.flush()
+    clock.advance(3 * DAY)
+    statistics.record(*IDS, metrics())
+    statistics.flush()
+
+    assert statistics.names(MODEL) == ["gpt-4o"]
+    statistics.record("model-0", "openai", "chat", metrics())
+    assert statistics.model("model-0").total_requests == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.001, 1e9), st.integers(-5, 10**12), st.integers(0, 10**6), st.booleans()),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_packed_hours_lose_nothing(requests: list[tuple[float, int, int, bool]]) -> None:
+    """An hour apart, figures add up as if they had come at once; odd numbers of a careless provider included."""
+    clock = FakeClock()
+    spread, at_once = (StatisticsCollector(clock=clock, retention=400 * DAY) for _ in range(2))
+    for latency, tokens_in, tokens_out, success in requests:
+        clock.advance(HOUR)
+        spread.record(*IDS, RequestMetrics(latency, tokens_in, tokens_out, 0.25, success))
+    for latency, tokens_in, tokens_out, success in requests:
+        at_once.record(*IDS, RequestMetrics(latency, tokens_in, tokens_out, 0.25, success))
+
+    one, other = spread.model("gpt-4o"), at_once.model("gpt-4o")
+
+    assert one.avg_latency_ms == pytest.approx(other.avg_latency_ms)
+    one.avg_latency_ms = other.avg_latency_ms
+    assert one == other
+
+
 def test_figures_of_several_threads_all_count(statistics: StatisticsCollector) -> None:
     """Requests may end anywhere."""
 

@@ -24,11 +24,13 @@ from modelmesh.interfaces.observability import EventType
 from modelmesh.interfaces.provider import ProviderConnector, RateLimitStatus
 from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
 from modelmesh.state import ProviderState
+from modelmesh.statistics import StatsScope
 
 if TYPE_CHECKING:
     from modelmesh._engine.limits import Limit
     from modelmesh._engine.model import Model
     from modelmesh._engine.telemetry import Telemetry
+    from modelmesh.statistics import StatisticsCollector
 
 _BY_CATEGORY: dict[Category, type[ProviderError]] = {
     "rate_limit": RateLimitError,
@@ -61,6 +63,7 @@ class ProviderService:
         changes: Where moves of its models' figures are noted.
         limits: What may be spent there and taken from it.
         concurrency: Calls of this process that may run at once; None for any number.
+        statistics: Where its downtime goes; None for nowhere.
     """
 
     __slots__ = (
@@ -75,6 +78,7 @@ class ProviderService:
         "name",
         "rate_limits",
         "state",
+        "statistics",
         "troubles",
     )
 
@@ -87,6 +91,7 @@ class ProviderService:
         *,
         telemetry: Telemetry,
         changes: Changes | None = None,
+        statistics: StatisticsCollector | None = None,
     ) -> None:
         self.name = name
         self.connector = connector
@@ -94,6 +99,7 @@ class ProviderService:
         self.state = state
         self._telemetry = telemetry
         self.changes = changes or Changes()
+        self.statistics = statistics
         self.models: list[Model] = []
         self.rate_limits: RateLimitStatus | None = None
         self.deactivated: str | None = None
@@ -163,6 +169,8 @@ class ProviderService:
             self.state.auth_valid = False
         else:
             self.state.available = False
+        if self.statistics is not None:
+            self.statistics.record_down(StatsScope.PROVIDER, self.name)
         for model in self.models:
             for member in model.members:
                 member.pool.deactivate_member(member, DeactivationReason.PROVIDER_UNAVAILABLE, rest=rest, now=now)
@@ -173,6 +181,8 @@ class ProviderService:
         self.troubles = 0
         self.state.available = True
         self.state.auth_valid = True
+        if self.statistics is not None:
+            self.statistics.record_up(StatsScope.PROVIDER, self.name)
         self._telemetry.event(EventType.PROVIDER_RECOVERED, provider_id=self.name, metadata={"trigger": trigger.value})
         for model in self.models:
             for member in model.members:
