@@ -67,6 +67,9 @@ class Driver:
                     return answer
                 error = answer
                 step = steps.send(error)
+        except ModelMeshError as final:
+            self._recorder.gave_up(call, final)
+            raise
         finally:
             steps.close()
             self._close(call)
@@ -188,6 +191,9 @@ class Driver:
                 if progress.committed:
                     call.continue_after(progress.text)
                 step = self._next_or_partial(steps, error, call)
+        except ModelMeshError as final:
+            self._recorder.gave_up(call, final)
+            raise
         finally:
             steps.close()
             self._close(call)
@@ -308,8 +314,7 @@ class Driver:
         before = call.last_member
         if before is not None:
             self._recorder.release_log(call)
-        if before is not None and before is not member:
-            self._recorder.rotated(call, member, error)
+        self._recorder.begins(call, member, error)
         call.last_member = member
         request = call.request_for(member)
         if self._plugins.has_attempt_hooks:

@@ -38,6 +38,7 @@ class PipelineRequest:
         metadata: The caller's.
         dry_run: Whether to leave every pointer where it is.
         payload: The request's body in OpenAI's shape, for what it needs of a model; None when there is none yet.
+        request_id: For traces.
     """
 
     capability: str
@@ -47,6 +48,7 @@ class PipelineRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     dry_run: bool = False
     payload: Mapping[str, Any] | None = None
+    request_id: str | None = None
 
 
 class PipelineContext:
@@ -476,7 +478,7 @@ class RoutingPipeline:
                 for stage in self._stages:
                     context = stage.process(context)
                     if trace is not None:
-                        trace(stage.name, {"capability": request.capability, "candidates": len(context.candidates)})
+                        trace(stage.name, _stage_facts(context))
             except (RoutingError, UnsupportedRequestError) as error:
                 # A pool whose models rest says more than one that never could: it is what the caller hears.
                 first = error if first is None or isinstance(error, NoActiveModelError) else first
@@ -512,3 +514,16 @@ class RoutingPipeline:
     def get_stages(self) -> list[PipelineStage]:
         """The stages in order; a copy."""
         return list(self._stages)
+
+
+def _stage_facts(context: PipelineContext) -> dict[str, Any]:
+    """Say what a stage left, and what the strategy said once it was asked."""
+    facts: dict[str, Any] = {"capability": context.capability, "candidates": len(context.candidates)}
+    if context.request.request_id is not None:
+        facts["request_id"] = context.request.request_id
+    if context.pool is not None:
+        facts["pool"] = context.pool.name
+    if context.selection is not None:
+        chosen = context.selection
+        facts |= {"selected": chosen.model_id, "score": chosen.score, "reason": chosen.reason}
+    return facts

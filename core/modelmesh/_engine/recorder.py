@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.call import Call
 from modelmesh._engine.pool import NEVER, RATE_LIMITED, CapabilityPool, Member
 from modelmesh._engine.provider_service import OUTAGE_THRESHOLD
-from modelmesh.errors import ProviderError, ProviderTimeoutError, QuotaExhaustedError
+from modelmesh.errors import ModelMeshError, ProviderError, ProviderTimeoutError, QuotaExhaustedError
 from modelmesh.interfaces.observability import EventType, Severity
 from modelmesh.interfaces.provider import AttemptRecord, RateLimitStatus, TokenUsage
 from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
@@ -30,11 +30,31 @@ class Recorder:
         self._statistics = statistics
         self._lock = lock
 
-    def rotated(self, call: Call, member: Member, error: ProviderError | None) -> None:
-        """Note that the request goes on with another model."""
+    def begins(self, call: Call, member: Member, error: ProviderError | None) -> None:
+        """Note that an attempt begins: the first, a retry of the same model, or another model in its place."""
         before = call.last_member
-        if before is None:
-            return
+        if before is not None:
+            if before is not member:
+                self._rotated(call, before, member, error)
+            elif self._telemetry.wants_warning:
+                self._telemetry.trace(
+                    Severity.WARNING, "router", f"retries {member.model_id}", _facts(call, error), error=_text(error)
+                )
+        if self._telemetry.wants_debug:
+            self._telemetry.trace(
+                Severity.DEBUG,
+                f"provider.{member.provider_id}",
+                f"sends to {member.model_id}",
+                {
+                    "request_id": call.request_id,
+                    "attempt": len(call.attempts) + 1,
+                    "operation": call.operation,
+                    "delivery_mode": call.delivery_mode,
+                    "upstream_model": member.model.wire_name,
+                },
+            )
+
+    def _rotated(self, call: Call, before: Member, member: Member, error: ProviderError | None) -> None:
         self._telemetry.event(
             EventType.MODEL_ROTATED,
             model_id=member.model_id,
@@ -48,13 +68,39 @@ class Recorder:
                 "request_id": call.request_id,
             },
         )
+        if self._telemetry.wants_info:
+            self._telemetry.trace(
+                Severity.INFO,
+                f"pool.{call.pool.name}",
+                f"{member.model_id} takes over from {before.model_id}",
+                {"request_id": call.request_id, "reason": error.category if error else None},
+            )
         if self._telemetry.wants_warning:
             self._telemetry.trace(
                 Severity.WARNING,
                 "router",
                 f"rotated from {before.model_id} to {member.model_id}",
-                {"request_id": call.request_id, "pool": call.pool.name, "reason": error.category if error else None},
-                error=str(error) if error else None,
+                _facts(call, error),
+                error=_text(error),
+            )
+
+    def gave_up(self, call: Call, error: ModelMeshError) -> None:
+        """Note that a request ends without a whole answer."""
+        own_mistake = isinstance(error, ProviderError) and error.category in _NOBODYS_FAULT
+        severity = Severity.WARNING if own_mistake else Severity.ERROR
+        if self._telemetry.dispatcher.wants_trace(severity):
+            self._telemetry.trace(
+                severity,
+                "router",
+                f"{call.capability} was not answered: {type(error).__name__}",
+                {
+                    "request_id": call.request_id,
+                    "pool": call.pool.name,
+                    "attempts": len(call.attempts),
+                    "tried": list(dict.fromkeys(record.model_id for record in call.attempts)),
+                    "overhead_us": round(call.overhead_us(), 1),
+                },
+                error=str(error),
             )
 
     def paused(self, call: Call, seconds: float, error: ProviderError | None) -> None:
@@ -325,30 +371,53 @@ class Recorder:
         telemetry = self._telemetry
         if telemetry.wants_logs:
             telemetry.log(call, record, status_code=status_of(record, error), response=response)
+        component = f"provider.{member.provider_id}"
         if success:
             if telemetry.wants_info:
-                telemetry.trace(
-                    Severity.INFO,
-                    "router",
-                    f"{member.model_id} answered",
-                    {
-                        "request_id": call.request_id,
-                        "pool": call.pool.name,
-                        "provider": member.provider_id,
-                        "attempt": len(call.attempts),
-                        "latency_ms": round(record.latency_ms, 3),
-                        "tokens_in": record.tokens_in,
-                        "tokens_out": record.tokens_out,
-                    },
-                )
-        elif telemetry.wants_warning:
+                facts = {
+                    "request_id": call.request_id,
+                    "attempt": len(call.attempts),
+                    "latency_ms": round(record.latency_ms, 3),
+                    "tokens_in": record.tokens_in,
+                    "tokens_out": record.tokens_out,
+                }
+                telemetry.trace(Severity.INFO, component, f"{member.model_id} answered", facts)
+                done = {
+                    "request_id": call.request_id,
+                    "attempts": len(call.attempts),
+                    "overhead_us": round(call.overhead_us(), 1),
+                }
+                telemetry.trace(Severity.INFO, "router", f"{call.capability} was answered", done)
+            return
+        severity = Severity.WARNING if error is None or error.retryable else Severity.ERROR
+        if telemetry.dispatcher.wants_trace(severity):
             telemetry.trace(
-                Severity.WARNING,
-                f"provider.{member.provider_id}",
+                severity,
+                component,
                 f"{member.model_id} failed",
-                {"request_id": call.request_id, "category": record.outcome, "status_code": record.status_code},
+                {
+                    "request_id": call.request_id,
+                    "attempt": len(call.attempts),
+                    "category": record.outcome,
+                    "status_code": record.status_code,
+                    "latency_ms": round(record.latency_ms, 3),
+                },
                 error=record.reason,
             )
+
+
+def _facts(call: Call, error: ProviderError | None) -> dict[str, Any]:
+    """Say which request goes on and why."""
+    return {
+        "request_id": call.request_id,
+        "pool": call.pool.name,
+        "attempt": len(call.attempts) + 1,
+        "reason": error.category if error else None,
+    }
+
+
+def _text(error: ProviderError | None) -> str | None:
+    return None if error is None else str(error)
 
 
 def _counts(error: ProviderError, pool: CapabilityPool) -> bool:

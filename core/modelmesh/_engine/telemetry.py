@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.dispatch import Dispatcher
+from modelmesh.errors import CapabilityNotFoundError, ModelMeshError
 from modelmesh.interfaces.observability import EventType, RequestLogEntry, RoutingEvent, Severity, TraceEntry
 from modelmesh.interfaces.provider import AttemptRecord
 from modelmesh.interfaces.runtime import Clock
@@ -15,7 +16,11 @@ from modelmesh.interfaces.runtime import Clock
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
     from modelmesh._engine.events import EventEmitter
+    from modelmesh._engine.pipeline import PipelineResult
     from modelmesh._engine.request_log import RequestLogger
+
+RANKED_AT_INFO = 32
+"""Candidates up to which the fallback chain stands in the INFO trace of each request."""
 
 
 class Telemetry:
@@ -107,9 +112,28 @@ class Telemetry:
                 "delivery_mode": call.delivery_mode,
                 "reason": route.selection.reason,
                 "candidates": len(route.candidates),
+                "fallback_chain": self._fallback_chain(route),
                 "routing_latency_us": round(call.overhead_us(), 1),
             },
         )
+
+    def _fallback_chain(self, route: PipelineResult) -> list[str] | None:
+        """Return who would be called next, or None where ordering them costs more than an INFO line is worth."""
+        if len(route.candidates) > RANKED_AT_INFO and not self.wants_debug:
+            return None
+        return route.fallback_ids()
+
+    def unrouted(self, capability: str, request_id: str, error: ModelMeshError) -> None:
+        """Trace a request for which no model was found; a name that does not exist is the caller's mistake."""
+        severity = Severity.WARNING if isinstance(error, CapabilityNotFoundError) else Severity.ERROR
+        if self.dispatcher.wants_trace(severity):
+            self.trace(
+                severity,
+                "router",
+                f"{capability} was not answered: {type(error).__name__}",
+                {"request_id": request_id, "capability": capability, "attempts": 0},
+                error=str(error),
+            )
 
     def log(self, call: Call, record: AttemptRecord, *, status_code: int, response: object = None) -> None:
         """Write one request log record, with payloads where a sink asks for them.

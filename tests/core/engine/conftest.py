@@ -128,6 +128,12 @@ Build = Callable[..., World]
 
 
 @pytest.fixture
+def sink() -> Sink:
+    """Keeps what it is sent, for a mesh that a test builds by itself."""
+    return Sink()
+
+
+@pytest.fixture
 def build() -> Iterator[Build]:
     """Build worlds; their meshes are shut down when the test is over.
 
