@@ -23,6 +23,9 @@ from modelmesh_plugins.server.settings import HEALTH, is_loopback
 
 logger = logging.getLogger("modelmesh.server")
 
+REQUEST_ID = "modelmesh.request_id"
+"""Key of the ASGI scope under which a request's ID stands: the mesh goes by the same one."""
+
 
 @dataclass(slots=True)
 class Activity:
@@ -65,6 +68,7 @@ class Guard:
         if scope["type"] != "http":
             return
         request_id = f"req_{secrets.token_hex(12)}"
+        scope[REQUEST_ID] = request_id
         reply = _Reply(send, request_id)
         if path_of(scope) == HEALTH:
             await self._answer(scope, receive, reply)
