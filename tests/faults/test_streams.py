@@ -243,7 +243,7 @@ def test_failed_streams_count_against_health(lone_world: Any, texts: Any) -> Non
 # --- clocks -----------------------------------------------------------------------
 
 
-SHORT = 0.15
+SHORT = 0.1
 CLOCKS = {
     "before headers": (faults.hang("before_headers"), "first_token"),
     "after headers": (faults.hang("after_headers"), "first_token"),
@@ -341,7 +341,7 @@ def test_a_provider_that_reads_slowly_runs_into_the_clock_too(world: Any) -> Non
         listening.listen()
         world.elsewhere(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
         world.provider("second")
-        world.build(timeouts={"connect": 2, "total": 0.3})
+        world.build(timeouts={"connect": 2, "total": 0.2})
 
         answer = world.ask("x" * 8_000_000)
 
