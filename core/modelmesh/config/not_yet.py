@@ -40,7 +40,7 @@ NOT_YET_VALUES: Mapping[str, tuple[str, ...]] = {
 NOT_YET_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "providers": ("max_retries", "error", "batch", "files", "fine_tuning", "connection_pool"),
     "strategies": (),
-    "state_stores": ("path",),
+    "state_stores": (),
     "observability": (),
 }
 """Settings of connectors to come, by kind; a connector that has one of this name, such as a third party's, reads it."""

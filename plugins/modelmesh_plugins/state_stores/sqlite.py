@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from modelmesh.config.durations import PositiveDuration
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Balance, Claim, Verdict
 from modelmesh.interfaces.observability import Severity
@@ -102,8 +103,8 @@ class SQLiteConfig(BaseModel):
         description="normal: the end of a process loses nothing, a power failure the last moments;"
         " full: neither does, and each commit waits for the disk.",
     )
-    busy_timeout: float = Field(
-        default=5.0, gt=0.0, le=600.0, description="Seconds to wait while other processes write."
+    busy_timeout: PositiveDuration = Field(
+        default=5.0, description="How long to wait while other processes write (duration)."
     )
 
 

@@ -122,6 +122,12 @@ WORKS: list[tuple[str, str, Any]] = [
         "observability: {tracing: {min_severity: debug, connector: null}}",
         ("observability.tracing.min_severity", "debug"),
     ),
+    ("", "storage: {connector: local-file, path: s.json}", ("storage.settings.path", "s.json")),
+    ("", "storage: {connector: file, backup: true}", ("storage.settings.backup", True)),
+    ("", "storage: {connector: sqlite, path: s.db}", ("storage.settings.path", "s.db")),
+    ("", "storage: {connector: sqlite, table: mesh}", ("storage.settings.table", "mesh")),
+    ("", "storage: {connector: sqlite, synchronous: full}", ("storage.settings.synchronous", "full")),
+    ("", "storage: {connector: sqlite, busy_timeout: 1s}", ("storage.settings.busy_timeout", 1.0)),
     ("", "proxy: {host: '::1'}", ("proxy.host", "::1")),
     ("", "proxy: {port: 1}", ("proxy.port", 1)),
     ("", "proxy: {endpoints: [/v1/models]}", ("proxy.endpoints", ("/v1/models",))),
@@ -151,7 +157,7 @@ REFUSED = [
     *(("", f"storage: {{sync_policy: {policy}}}") for policy in ("sync-on-boundary", "periodic", "immediate")),
     ("", "storage: {persistence: {sync_policy: periodic}}"),
     *(("", f"storage: {{{key}: x}}") for key in (
-        "path", "sync_interval", "format", "compression", "encryption", "locking",
+        "sync_interval", "format", "compression", "encryption", "locking",
     )),
 ]  # fmt: skip
 
