@@ -25,30 +25,57 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _PATTERNS = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=\-]{6,}"), r"\1 " + REDACTED),
-    (re.compile(r"(?i)([?&](?:api_?key|key|access_token|token|sig|signature)=)[^&\s\"'#]+"), r"\1" + REDACTED),
+    # (words without which it cannot match, in lower case; the pattern; what takes the place of what it finds)
+    (("bearer", "basic"), re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=\-]{6,}"), r"\1 " + REDACTED),
     (
+        ("key=", "token=", "sig=", "signature="),
+        re.compile(r"(?i)([?&](?:api_?key|key|access_token|token|sig|signature)=)[^&\s\"'#]+"),
+        r"\1" + REDACTED,
+    ),
+    (
+        (
+            *("apikey", "api_key", "api-key", "accesstoken", "access_token", "access-token"),
+            *("authorization", "secret", "password"),
+        ),
         re.compile(
             r"(?i)([\"']?\b(?:x-)?(?:api[_\-]?key|authorization|access[_\-]?token|secret|password)\b[\"']?\s*[:=]\s*)"
             r"([\"']?)(?!\*\*\*|(?:bearer|basic) \*\*\*)[^\s\"',;}&]{4,}\2"
         ),
         r"\1\2" + REDACTED + r"\2",
     ),
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://[^\s/:@\"']*:)(?!\*\*\*)[^\s/@\"']+@"), r"\1" + REDACTED + "@"),
-    (re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|r8|fw|pplx|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_\-]{14,}\b"), REDACTED),
+    (
+        ("://",),
+        re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://[^\s/:@\"']*:)(?!\*\*\*)[^\s/@\"']+@"),
+        r"\1" + REDACTED + "@",
+    ),
+    (
+        ("sk", "pk", "rk", "xai", "hf", "r8", "fw", "pplx", "aiza"),
+        re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|r8|fw|pplx|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_\-]{14,}\b"),
+        REDACTED,
+    ),
 )
-_HINT = re.compile(
-    r"(?i)bearer|basic|key|token|secret|password|authorization|sig|sk-|pk-|rk-|gsk_|xai-|hf_|r8_|fw_|pplx|aiza|://"
+_HINTS = (
+    *("key", "token", "sk-", "secret", "sig", "://", "bearer", "basic", "password", "authorization"),
+    *("pk-", "rk-", "gsk_", "xai-", "hf_", "r8_", "fw_", "pplx", "aiza"),
 )
+"""Text without any of these, in lower case, holds nothing that a pattern finds: most texts are done with quickly."""
+
+_REMEMBERED = 4_096
+_REMEMBERED_LENGTH = 64
 _DEPTH = 32
 
 
 class Redactor:
-    """Takes secrets out of text and structures. Adding a value is rare, redacting frequent; any thread may do both."""
+    """Takes secrets out of text and structures. Adding a value is rare, redacting frequent; any thread may do both.
+
+    IDs, reasons and field names come again and again: short texts that turned out to be clean are remembered.
+    """
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self._known: dict[str, None] = {}
         self._pattern: re.Pattern[str] | None = None
+        self._clean: set[str] = set()
+        self._names: dict[str, tuple[str, bool]] = {}
         for value in known:
             self.add(value)
 
@@ -63,16 +90,26 @@ class Redactor:
             self._known[spelling] = None
         longest_first = sorted(self._known, key=len, reverse=True)
         self._pattern = re.compile("|".join(re.escape(spelling) for spelling in longest_first))
+        # New ones, not emptied: whoever judges a text by the old pattern just now remembers it in the old ones.
+        self._clean, self._names = set(), {}
 
     def text(self, text: str) -> str:
         """Return a text without secrets; the same object when there are none."""
-        if self._pattern is not None and self._pattern.search(text):
-            text = self._pattern.sub(REDACTED, text)
-        if _HINT.search(text) is None:
+        clean = self._clean
+        if text in clean:
             return text
-        for pattern, replacement in _PATTERNS:
-            text = pattern.sub(replacement, text)
-        return text
+        pattern = self._pattern
+        redacted = text if pattern is None or pattern.search(text) is None else pattern.sub(REDACTED, text)
+        lowered = redacted.lower() if redacted.isascii() else redacted.casefold()
+        for hint in _HINTS:
+            if hint in lowered:
+                redacted = _without_credentials(redacted, lowered)
+                break
+        if len(text) <= _REMEMBERED_LENGTH and redacted == text:
+            if len(clean) >= _REMEMBERED:
+                clean.clear()
+            clean.add(text)
+        return redacted
 
     def value(self, value: Any, _depth: int = 0) -> Any:
         """Return any JSON-like value without secrets, as new containers; other objects become redacted text."""
@@ -85,20 +122,42 @@ class Redactor:
         if isinstance(value, Mapping):
             return self.mapping(value, _depth)
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self.value(item, _depth + 1) for item in value]
+            return [self.text(item) if isinstance(item, str) else self.value(item, _depth + 1) for item in value]
         return self.text(_described(value))
 
     def mapping(self, mapping: Mapping[Any, Any], _depth: int = 0) -> dict[str, Any]:
         """Return a mapping without secrets: text under a name that holds credentials goes, whatever it is."""
         clean: dict[str, Any] = {}
+        names = self._names
         for key, value in mapping.items():
-            name = key if isinstance(key, str) else _described(key)
+            known = names.get(key) if isinstance(key, str) else None
+            name, is_secret = known or self._name(key)
             # Numbers stay: tokens_in and its like are figures, and no credential is a number.
-            if is_secret_name(name) and value is not None and not isinstance(value, (bool, int, float)):
-                clean[self.text(name)] = REDACTED
+            if value is None or isinstance(value, (int, float)):
+                clean[name] = value
+            elif is_secret:
+                clean[name] = REDACTED
             else:
-                clean[self.text(name)] = self.value(value, _depth + 1)
+                clean[name] = self.text(value) if isinstance(value, str) else self.value(value, _depth + 1)
         return clean
+
+    def _name(self, key: object) -> tuple[str, bool]:
+        """Return a field's name without secrets, and whether it holds a credential."""
+        name = key if isinstance(key, str) else _described(key)
+        names = self._names
+        judged = (self.text(name), is_secret_name(name))
+        if len(name) <= _REMEMBERED_LENGTH and judged[0] == name:
+            if len(names) >= _REMEMBERED:
+                names.clear()
+            names[name] = judged
+        return judged
+
+
+def _without_credentials(text: str, lowered: str) -> str:
+    for words, pattern, replacement in _PATTERNS:
+        if any(word in lowered for word in words):
+            text = pattern.sub(replacement, text)
+    return text
 
 
 def is_secret_name(name: str) -> bool:

@@ -263,3 +263,26 @@ def test_a_secret_that_is_no_text_can_be_known() -> None:
 def test_a_redactor_shows_no_secret(redactor: Redactor) -> None:
     """Not even in a debugger's list of variables."""
     assert "canary" not in repr(redactor) + str(redactor)
+
+
+def test_a_secret_made_known_later_is_found_in_texts_judged_before() -> None:
+    """What was clean until then is looked at again."""
+    redactor = Redactor()
+    record = {"note": "canary-0123456789", "canary-0123456789": 1}
+    assert redactor.mapping(record) == record
+
+    redactor.add("canary-0123456789")
+
+    assert redactor.mapping(record) == {"note": REDACTED, REDACTED: 1}
+
+
+def test_what_is_remembered_of_texts_is_bounded() -> None:
+    """Each request brings an ID that never comes again; they leave no trace for good."""
+    redactor = Redactor()
+
+    for number in range(10_000):
+        redactor.mapping({f"name{number}": f"text{number}"})
+
+    assert len(redactor._clean) <= 4_096
+    assert len(redactor._names) <= 4_096
+    assert redactor.text("x" * 10_000) not in redactor._clean
