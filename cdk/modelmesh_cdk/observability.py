@@ -226,15 +226,19 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     def _json(self, kind: str, record: Mapping[str, Any]) -> str:
         if not self.config.redact_secrets:
             return json.dumps({"type": kind, **record}, ensure_ascii=False, default=str)
-        # Redaction also makes plain values of what JSON has no form for.
-        clean = self._redactor.mapping(record) if self._redacts else record
-        return _CleanLine(encode_json({"type": kind, **clean}).decode())
+        # Redaction also makes plain values of what JSON has no form for. The type goes into the text: a record that
+        # began with it would have to be copied once more.
+        text = encode_json(self._redactor.mapping(record) if self._redacts else record).decode()
+        line = f'{{"type":"{kind}",{text[1:]}'
+        return _CleanLine(line) if self._redacts else line
 
     def _send(self, line: str) -> None:
-        if self._redacts and not isinstance(line, _CleanLine):
-            line = self._redact(line)
-        # Halves of surrogate pairs come out of providers' JSON; no file takes them. Written so, JSON reads them back.
-        self._write(str(line) if line.isascii() else line.encode(errors="backslashreplace").decode())
+        if self._redacts:
+            line = str(line) if isinstance(line, _CleanLine) else self._redact(line)
+        if not line.isascii():
+            # Halves of surrogate pairs come out of providers' JSON; no file takes them. So written, JSON reads them.
+            line = line.encode(errors="backslashreplace").decode()
+        self._write(line)
 
 
 class _CleanLine(str):
@@ -259,4 +263,6 @@ def _known(kind: str, names: list[str], known: Sequence[str]) -> list[str]:
 
 
 def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return f"{moment.isoformat(timespec='milliseconds')[:23]}Z"
