@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +60,7 @@ class ModelMesh:
         self._loop = LoopThread()
         self._graph: Graph | None = None
         self._closed = False
+        self._ending = threading.Lock()
 
     def __repr__(self) -> str:
         state = "shut down" if self._closed else "empty" if self._graph is None else f"{len(self.list_pools())} pools"
@@ -159,25 +161,30 @@ class ModelMesh:
         Raises:
             UsageError: Called on the mesh's own event loop.
         """
-        if self._closed:
+        self._loop.refuse_own_thread()
+        if not self._begin_end():
             return
         if self._graph is not None:
             self._end_requests()
             self._loop.run(self._graph.aclose())
             self._graph.close_observability()
         self._loop.close()
-        self._closed = True
 
     async def ashutdown(self) -> None:
         """Do what `shutdown` does, from a running event loop, closing this loop's connections on it."""
-        if self._closed:
+        if not self._begin_end():
             return
         if self._graph is not None:
             self._end_requests()
             await self._graph.aclose()
             self._graph.close_observability()
         self._loop.close()
-        self._closed = True
+
+    def _begin_end(self) -> bool:
+        """Whether it is this caller who ends the mesh: of several threads, one."""
+        with self._ending:
+            first, self._closed = not self._closed, True
+        return first
 
     def _end_requests(self) -> None:
         assert self._graph is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,27 @@ def test_shutdown_may_be_repeated(build: Build) -> None:
     assert len(sink.stats) == 1
 
 
+def test_of_several_threads_one_shuts_down(build: Build) -> None:
+    """The others return; nobody raises, and nothing is closed twice."""
+
+    class Counting(ScriptedProvider):
+        closings = 0
+
+        async def close(self) -> None:
+            self.closings += 1
+            await asyncio.sleep(0.01)
+
+    provider, sink = Counting(), Sink()
+    mesh = build(observability=sink, acme=provider)
+    ask(mesh)
+
+    with ThreadPoolExecutor(8) as threads:
+        for ended in [threads.submit(mesh.shutdown) for _ in range(8)]:
+            ended.result(5)
+
+    assert (provider.closings, len(sink.stats)) == (1, 1)
+
+
 def test_nothing_works_after_shutdown(build: Build) -> None:
     """The error says to build another mesh."""
     mesh = build(acme=ScriptedProvider())
@@ -408,3 +430,4 @@ def test_shutdown_on_the_meshs_own_loop_is_refused(build: Build) -> None:
 
     with pytest.raises(UsageError, match="own event loop"):
         mesh.run(inside())
+    assert ask(mesh) == "acme-model"

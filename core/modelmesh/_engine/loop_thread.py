@@ -71,12 +71,20 @@ class LoopThread:
             if self.is_running:
                 self.run(_close(stream))
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def refuse_own_thread(self) -> None:
+        """Raise when called on the loop's own thread.
+
+        Raises:
+            UsageError: It is, and whoever waits for the loop here waits for itself.
+        """
         if threading.current_thread() is self._thread:
             raise UsageError(
                 "a blocking method was called on the mesh's own event loop, where it would wait for itself; "
                 "await the asynchronous method instead (acomplete, AsyncOpenAIClient)"
             )
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        self.refuse_own_thread()
         return self._running()
 
     def _running(self) -> asyncio.AbstractEventLoop:
