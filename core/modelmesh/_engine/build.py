@@ -15,7 +15,8 @@ from modelmesh._engine.driver import Driver
 from modelmesh._engine.engine import Engine, RequestIds
 from modelmesh._engine.events import EventEmitter
 from modelmesh._engine.flushing import PeriodicFlush
-from modelmesh._engine.limits import Limits, provider_limits
+from modelmesh._engine.guarded_ledger import GuardedLedger
+from modelmesh._engine.limits import Fallback, Limits, provider_limits
 from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.model import Model, ModelDefinition, delivery_of
 from modelmesh._engine.observability import build_observability
@@ -161,7 +162,7 @@ def _assemble(
     registry.refresh()
     _refuse_unpriced(pools)
     store = _state_store(configuration.storage, plugins, telemetry, clock, random)
-    limits = Limits(store, clock, telemetry, shared=store.guarantees.shared_between_processes)
+    limits = _limits(configuration.storage, store, plugins, telemetry, clock, random)
     engine = Engine(
         clock,
         random,
@@ -297,6 +298,30 @@ def _refuse_unpriced(pools: Mapping[str, CapabilityPool]) -> None:
                     )
                 ]
             )
+
+
+def _limits(
+    section: StorageConfig | None,
+    store: StateStore,
+    plugins: PluginHost,
+    telemetry: Telemetry,
+    clock: Clock,
+    random: Random,
+) -> Limits:
+    if section is None or not store.guarantees.shared_between_processes:
+        return Limits(store, clock, telemetry)
+    guarded = GuardedLedger(
+        store,
+        clock,
+        timeout=section.call_timeout,
+        told=lambda line: telemetry.trace(Severity.ERROR, "storage", line),
+    )
+    fallback = Fallback(
+        policy=section.on_store_error.model_dump(),
+        ledger=_state_store(None, plugins, telemetry, clock, random),
+        processes=section.processes,
+    )
+    return Limits(guarded, clock, telemetry, shared=True, fallback=fallback)
 
 
 def _state_store(

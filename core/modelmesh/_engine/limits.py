@@ -40,6 +40,30 @@ _PROMPT_MARGIN = 1.25
 """How much larger than estimated a prompt is taken to be: estimates err on the side of having spent."""
 
 
+StoreErrorPolicy = Literal["local", "closed", "open"]
+
+STORE_DOWN = "store_down"
+"""Code of the error that stands for a call whose limits cannot be checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What happens to limits while their ledger is down.
+
+    Attributes:
+        policy: By kind of limit: ``closed`` refuses calls, ``local`` keeps a share of the limit here, ``open`` lets
+            calls through.
+        ledger: What keeps the local ones.
+        processes: Among how many a limit is then shared.
+    """
+
+    policy: Mapping[str, StoreErrorPolicy] = field(
+        default_factory=lambda: {"budget": "closed", "quota": "closed", "rate_limit": "local"}
+    )
+    ledger: Ledger | None = None
+    processes: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """One limit as configured.
@@ -74,17 +98,26 @@ class Limit:
     enforce: bool = True
     unpriced: int = 0
 
-    def claim(self, amount: int, now: float) -> Claim:
+    @property
+    def kind(self) -> Literal["budget", "quota", "rate_limit"]:
+        """What ``on_store_error`` knows it as."""
+        if self.unit == "nano_usd":
+            return "budget"
+        return "rate_limit" if self.account.startswith("rate/") else "quota"
+
+    def claim(self, amount: int, now: float, *, share: int = 1) -> Claim:
         """Return the claim on so much of it.
 
         Args:
             amount: In its unit.
             now: Unix time, for the window.
+            share: Into how many parts the limit is divided, of which one is claimed from.
         """
         if self.period is not None:
+            burst = max(1, self.burst // share)
             # A rate cannot give more at once than its burst; a larger request takes all of it.
-            return RateClaim(self.account, min(amount, self.burst), self.amount, self.period, self.burst)
-        limit = self.amount if self.enforce else _NO_LIMIT
+            return RateClaim(self.account, min(amount, burst), max(1, self.amount // share), self.period, burst)
+        limit = self.amount // share if self.enforce else _NO_LIMIT
         if self.window is None:
             return WindowClaim(self.account, amount, limit, _FOREVER)
         name, ends = self.window.at(now)
@@ -123,6 +156,7 @@ class Hold:
         member: Whose attempt it is.
         place: Number of the request's attempts before this one.
         estimate: What was reserved.
+        ledger: Who keeps it.
         accounts: Each limit with its account.
     """
 
@@ -130,6 +164,7 @@ class Hold:
     member: Member
     place: int
     estimate: Estimate
+    ledger: Ledger
     accounts: list[tuple[Limit, str]] = field(default_factory=list)
 
 
@@ -153,10 +188,20 @@ class Limits:
         clock: Time.
         telemetry: Told of limits that are reached or near.
         shared: Whether the ledger is elsewhere, so that settling is worth doing off the request's path.
+        fallback: What happens to which limits while the ledger is down, and what keeps the local ones then.
     """
 
-    def __init__(self, ledger: Ledger, clock: Clock, telemetry: Telemetry, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        shared: bool = False,
+        fallback: Fallback | None = None,
+    ) -> None:
         self._ledger = ledger
+        self._fallback = fallback
         self._clock = clock
         self._telemetry = telemetry
         self._shared = shared
@@ -177,7 +222,13 @@ class Limits:
             return busy
         now = self._clock.time()
         estimate = estimated(call.payload, member)
-        hold = Hold(f"{call.request_id}.{len(call.attempts)}.{call.refusals}", member, len(call.attempts), estimate)
+        hold = Hold(
+            f"{call.request_id}.{len(call.attempts)}.{call.refusals}",
+            member,
+            len(call.attempts),
+            estimate,
+            self._ledger,
+        )
         claims: list[Claim] = []
         for limit in member.limits:
             claim = limit.claim(estimate.of(limit), now)
@@ -186,7 +237,10 @@ class Limits:
         try:
             verdict = await self._claim(call, hold, claims)
         except StateStoreError as error:
-            return ProviderError(f"the ledger of limits does not answer: {error}", retryable=True)
+            decided = await self._while_down(call, member, hold, now, error)
+            if not isinstance(decided, Verdict):
+                return decided
+            verdict = decided
         if verdict.granted:
             return hold
         call.refusals += 1
@@ -195,7 +249,7 @@ class Limits:
     async def _claim(self, call: Call, hold: Hold, claims: list[Claim]) -> Verdict:
         """Reserve; a request that nobody bounded takes what is left of a window rather than nothing."""
         lease = self._lease(call)
-        verdict = await self._ledger.reserve(hold.reservation, claims, lease=lease)
+        verdict = await hold.ledger.reserve(hold.reservation, claims, lease=lease)
         for _ in claims:
             if verdict.granted or hold.estimate.is_bounded or not verdict.available:
                 break
@@ -204,8 +258,33 @@ class Limits:
             if not isinstance(refused, WindowClaim) or hold.accounts[place][0].unit == "requests":
                 break
             claims[place] = replace(refused, amount=verdict.available)
-            verdict = await self._ledger.reserve(hold.reservation, claims, lease=lease)
+            verdict = await hold.ledger.reserve(hold.reservation, claims, lease=lease)
         return verdict
+
+    async def _while_down(
+        self, call: Call, member: Member, hold: Hold, now: float, error: StateStoreError
+    ) -> Verdict | ProviderError:
+        """Decide without the ledger: closed limits refuse, local ones are kept here in a share, open ones wave through.
+
+        Returns:
+            A verdict on what is kept here, or the error of an attempt that must not be made.
+        """
+        fallback = self._fallback or Fallback()
+        closed = next((limit for limit in member.limits if fallback.policy[limit.kind] == "closed"), None)
+        if closed is not None or fallback.ledger is None:
+            what = closed or member.limits[0]
+            return QuotaExhaustedError(
+                f"{what.subject} cannot be checked: {error}", code=STORE_DOWN, retry_after=1.0, sent=False
+            )
+        hold.ledger = fallback.ledger
+        hold.accounts = []
+        claims: list[Claim] = []
+        for limit in member.limits:
+            if fallback.policy[limit.kind] == "local":
+                claim = limit.claim(hold.estimate.of(limit), now, share=fallback.processes)
+                hold.accounts.append((limit, claim.account))
+                claims.append(claim)
+        return await self._claim(call, hold, claims)
 
     def _lease(self, call: Call) -> float:
         total = call.timeouts.total
@@ -226,7 +305,8 @@ class Limits:
             wait = None if limit.window is None else limit.window.at(now)[1] - now
             error = LimitReachedError(f"{limit.subject} is used up", retry_after=wait)
         error.provider_id, error.model_id = member.provider_id, member.model_id
-        self._rest(call, member, limit, verdict, now)
+        if hold.ledger is self._ledger:  # a share that is used up while the ledger is down is no reason to rest
+            self._rest(call, member, limit, verdict, now)
         self._telemetry.trace(
             Severity.INFO,
             f"provider.{member.provider_id}",
@@ -299,7 +379,7 @@ class Limits:
 
     async def _settle(self, hold: Hold, actual: Mapping[str, int]) -> None:
         try:
-            await self._ledger.settle(hold.reservation, actual)
+            await hold.ledger.settle(hold.reservation, actual)
             if not self._shared:
                 await self._look(hold)
         except StateStoreError as error:
@@ -317,7 +397,7 @@ class Limits:
     async def _look(self, hold: Hold) -> None:
         """Put to rest whoever has just used a limit up, and trace one on money that comes near, once a window."""
         windows = [(limit, account) for limit, account in hold.accounts if limit.period is None]
-        balances = await self._ledger.balances([account for _, account in windows])
+        balances = await hold.ledger.balances([account for _, account in windows])
         for limit, account in windows:
             spent = balances[account].spent
             if limit.alert is not None and spent >= limit.alert * limit.amount and account not in self._alerted:

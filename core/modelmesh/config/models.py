@@ -516,6 +516,18 @@ class RoutingConfig(Section):
     )
 
 
+class OnStoreErrorConfig(Section):
+    """What happens to limits while the state store does not answer.
+
+    ``closed`` refuses calls under them, ``local`` keeps a share of each limit in this process, ``open`` lets calls
+    through.
+    """
+
+    budget: Literal["local", "closed", "open"] = Field(default="closed", description="Limits on money.")
+    quota: Literal["local", "closed", "open"] = Field(default="closed", description="Requests and tokens in a period.")
+    rate_limit: Literal["local", "closed", "open"] = Field(default="local", description="Requests and tokens a minute.")
+
+
 class StorageConfig(Section):
     """Where state is kept; every key not listed here belongs to the state store's own settings."""
 
@@ -523,6 +535,15 @@ class StorageConfig(Section):
         default="modelmesh.memory.v1", description="State store: ID or short name. Read back as the full ID."
     )
     sync_policy: Literal["in-memory"] = Field(default="in-memory", description="When state is written.")
+    call_timeout: PositiveDuration = Field(
+        default=0.25, description="What a request may wait for a shared store (duration)."
+    )
+    on_store_error: OnStoreErrorConfig = Field(
+        default_factory=OnStoreErrorConfig, description="What happens to limits while the store does not answer."
+    )
+    processes: Annotated[Whole, Field(ge=1)] = Field(
+        default=1, description="Processes that share the store: each keeps that part of a local limit meanwhile."
+    )
     settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
 
 

@@ -155,6 +155,9 @@ def _provider(error: ProviderError) -> ApiError:
         return ApiError(status, error.message, code=code)
     if isinstance(error, RateLimitError):
         return ApiError(429, error.message, kind=LIMITED, code="rate_limit_exceeded", retry_after=wait)
+    if isinstance(error, QuotaExhaustedError) and error.code == "store_down":
+        # Nobody knows whether the limit is reached: the service is not there, rather than the caller too greedy.
+        return ApiError(503, error.message, kind=UPSTREAM, code="store_down", retry_after=wait)
     if isinstance(error, QuotaExhaustedError):
         return ApiError(429, error.message, kind=LIMITED, code="insufficient_quota", retry_after=wait)
     if isinstance(error, ProviderTimeoutError):

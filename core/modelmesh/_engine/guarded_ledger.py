@@ -1,0 +1,91 @@
+"""A ledger elsewhere, watched: no request waits long for it, and while it is down none waits at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from modelmesh.errors import StateStoreError
+from modelmesh.interfaces.ledger import Balance, Claim, Ledger, Verdict
+from modelmesh.interfaces.runtime import Clock
+
+Result = TypeVar("Result")
+
+_FIRST_REST = 0.5
+_LONGEST_REST = 5.0
+
+
+class GuardedLedger:
+    """Passes calls on within a time limit, and stops asking for a while when the keeper does not answer.
+
+    Rests begin at half a second and double to five seconds, so that a keeper that is back is noticed within five.
+
+    Args:
+        ledger: The keeper.
+        clock: Time.
+        timeout: Seconds a call may take.
+        told: Called with a line when the keeper goes and when it is back.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Clock, *, timeout: float, told: Callable[[str], None]) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._timeout = timeout
+        self._told = told
+        self._failures = 0
+        self._down_until = 0.0
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it rests just now."""
+        return self._failures > 0 and self._clock.monotonic() < self._down_until
+
+    async def reserve(
+        self, reservation: str, claims: Sequence[Claim], *, lease: float, dispatched: bool = True
+    ) -> Verdict:
+        """Claim all or nothing."""
+        return await self._within(self._ledger.reserve(reservation, claims, lease=lease, dispatched=dispatched))
+
+    async def settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
+        """Replace what was reserved by what was spent."""
+        return await self._within(self._ledger.settle(reservation, actual))
+
+    async def release(self, reservation: str) -> bool:
+        """Give everything back."""
+        return await self._within(self._ledger.release(reservation))
+
+    async def balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
+        """Return the books of accounts."""
+        return await self._within(self._ledger.balances(accounts))
+
+    async def _within(self, call: Awaitable[Result]) -> Result:
+        if self.is_down:
+            _discard(call)
+            raise StateStoreError("the state store does not answer; it is asked again in a moment")
+        try:
+            async with asyncio.timeout(self._timeout):
+                result = await call
+        except TimeoutError:
+            self._failed()
+            raise StateStoreError(f"the state store did not answer within {self._timeout:g} s") from None
+        except StateStoreError:
+            self._failed()
+            raise
+        if self._failures:
+            self._failures = 0
+            self._told("the state store answers again")
+        return result
+
+    def _failed(self) -> None:
+        self._failures += 1
+        rest = min(_FIRST_REST * 2.0 ** min(self._failures - 1, 10), _LONGEST_REST)
+        self._down_until = self._clock.monotonic() + rest
+        if self._failures == 1:
+            self._told("the state store does not answer; limits are kept as on_store_error says")
+
+
+def _discard(call: Awaitable[object]) -> None:
+    close = getattr(call, "close", None)
+    if close is not None:
+        close()

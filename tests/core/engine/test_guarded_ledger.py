@@ -1,0 +1,206 @@
+"""Limits while their store is down: money stops, rates go on in this process, and nobody waits for the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from modelmesh import ModelMesh, PluginHost
+from modelmesh._engine.guarded_ledger import GuardedLedger
+from modelmesh.errors import AllProvidersExhaustedError, QuotaExhaustedError, StateStoreError
+from modelmesh.interfaces.ledger import WindowClaim
+from modelmesh.interfaces.state_store import StoreGuarantees
+from modelmesh.router import CompletionRequest
+from modelmesh_cdk.testing import FakeClock, ScriptedProvider
+from modelmesh_plugins.state_stores.memory import MemoryStateStore
+
+CLAIM = [WindowClaim("budget/x", 1, 10, 60.0)]
+
+
+class Shaky(MemoryStateStore):
+    """A store that others share, and that does not always answer."""
+
+    guarantees = StoreGuarantees(survives_restart=True, shared_between_processes=True)
+    trouble: str | None = None
+    calls = 0
+
+    async def reserve(self, *args: Any, **facts: Any) -> Any:
+        type(self).calls += 1
+        if self.trouble == "silent":
+            await asyncio.get_running_loop().create_future()
+        if self.trouble == "down":
+            raise StateStoreError("connection refused")
+        return await super().reserve(*args, **facts)
+
+
+@pytest.fixture(autouse=True)
+def _calm() -> Iterator[None]:
+    yield
+    Shaky.trouble, Shaky.calls = None, 0
+
+
+def guarded(clock: FakeClock, lines: list[str]) -> GuardedLedger:
+    """Return a guard around a shaky store."""
+    return GuardedLedger(Shaky(), clock, timeout=0.02, told=lines.append)
+
+
+async def outcome(ledger: GuardedLedger, reservation: str) -> str:
+    """Try a claim; return what came of it."""
+    try:
+        verdict = await ledger.reserve(reservation, CLAIM, lease=60.0)
+    except StateStoreError as error:
+        return str(error)
+    return "granted" if verdict.granted else "refused"
+
+
+@pytest.mark.parametrize("trouble", ["down", "silent"])
+def test_a_store_that_fails_is_left_alone_for_a_while(trouble: str) -> None:
+    """The first call waits its short limit, those after it do not even ask."""
+    clock, lines = FakeClock(), list[str]()
+    ledger = guarded(clock, lines)
+    Shaky.trouble = trouble
+
+    async def three() -> list[str]:
+        return [await outcome(ledger, str(number)) for number in range(3)]
+
+    said = asyncio.run(three())
+
+    assert Shaky.calls == 1
+    assert said[1:] == ["the state store does not answer; it is asked again in a moment"] * 2
+    assert lines == ["the state store does not answer; limits are kept as on_store_error says"]
+
+
+def test_a_store_that_is_back_is_used_again_without_a_restart() -> None:
+    """At most five seconds later."""
+    clock, lines = FakeClock(), list[str]()
+    ledger = guarded(clock, lines)
+
+    async def scenario() -> str:
+        Shaky.trouble = "down"
+        for number in range(20):
+            await outcome(ledger, f"a{number}")
+            clock.advance(5.0)
+        Shaky.trouble = None
+        clock.advance(5.0)
+        return await outcome(ledger, "b")
+
+    assert asyncio.run(scenario()) == "granted"
+    assert lines[-1] == "the state store answers again"
+
+
+# --- through the router ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def build() -> Iterator[Callable[..., ModelMesh]]:
+    """Build a mesh of one limited model over a shaky store."""
+    built: list[ModelMesh] = []
+
+    def make(limits: dict[str, Any], **storage: Any) -> ModelMesh:
+        plugins = PluginHost()
+        plugins.register("state_stores", "test.shaky.v1", Shaky)
+        mesh = ModelMesh(plugins=plugins, environ={})
+        built.append(mesh)
+        mesh.initialize(
+            {
+                "providers": {"p": {"instance": ScriptedProvider(), **limits}},
+                "models": {
+                    "m": {
+                        "provider": "p",
+                        "capabilities": ["chat-completion"],
+                        "pricing": {"output_per_1k_tokens": 1.0},
+                    }
+                },
+                "pools": {"chat-completion": {"retry": {"max_attempts": 0}}},
+                "storage": {"connector": "test.shaky.v1", "call_timeout": "20ms", **storage},
+            }
+        )
+        return mesh
+
+    yield make
+    for mesh in built:
+        mesh.shutdown()
+
+
+def ask(mesh: ModelMesh) -> str:
+    """Ask; return the model, or the name of the error of the last attempt."""
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+    try:
+        return asyncio.run(mesh.get_router().acomplete("chat-completion", request)).model
+    except AllProvidersExhaustedError as error:
+        return type(error.last_error).__name__
+
+
+BUDGET = {"budget": {"daily_limit": 5.0}}
+QUOTA = {"quota": {"requests": 100, "reset_schedule": "daily"}}
+RATE = {"rate_limit": {"rpm": 100, "burst": 0.04}}
+
+
+@pytest.mark.parametrize("trouble", ["down", "silent"])
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [(BUDGET, "QuotaExhaustedError"), (QUOTA, "QuotaExhaustedError"), (RATE, "m")],
+    ids=["money", "quota", "rate"],
+)
+def test_by_default_money_and_quotas_stop_and_rates_go_on(
+    build: Any, trouble: str, limits: dict[str, Any], expected: str
+) -> None:
+    """Nobody knows what is spent, so nothing more is; a rate is kept here meanwhile."""
+    mesh = build(limits)
+    Shaky.trouble = trouble
+
+    assert ask(mesh) == expected
+
+
+def test_a_local_rate_is_this_process_share(build: Any) -> None:
+    """With two processes each keeps half: two of a burst of four."""
+    mesh = build(RATE, processes=2)
+    Shaky.trouble = "down"
+
+    assert [ask(mesh) for _ in range(3)] == ["m", "m", "RateLimitError"]
+
+
+def test_a_local_budget_is_this_process_share(build: Any) -> None:
+    """``on_store_error: {budget: local}`` spends at most a part of the limit."""
+    mesh = build({"budget": {"daily_limit": 0.002}}, processes=2, on_store_error={"budget": "local"})
+    Shaky.trouble = "down"
+
+    assert [ask(mesh) for _ in range(3)].count("m") == 1
+
+
+def test_an_open_limit_waves_through(build: Any) -> None:
+    """Whoever prefers answers to accounts says so."""
+    mesh = build(BUDGET, on_store_error={"budget": "open"})
+    Shaky.trouble = "down"
+
+    assert [ask(mesh) for _ in range(3)] == ["m", "m", "m"]
+
+
+def test_the_error_says_that_it_is_the_store(build: Any) -> None:
+    """Not that the budget is used up."""
+    mesh = build(BUDGET)
+    Shaky.trouble = "down"
+
+    with pytest.raises(AllProvidersExhaustedError) as caught:
+        asyncio.run(
+            mesh.get_router().acomplete("chat-completion", CompletionRequest([{"role": "user", "content": ""}]))
+        )
+
+    assert isinstance(caught.value.last_error, QuotaExhaustedError)
+    assert caught.value.last_error.code == "store_down"
+    assert "cannot be checked" in str(caught.value)
+
+
+def test_the_store_is_used_again_when_it_is_back(build: Any) -> None:
+    """What was kept here meanwhile is over."""
+    mesh = build(BUDGET)
+    Shaky.trouble = "down"
+    before = ask(mesh)
+    Shaky.trouble = None
+    limits = mesh.get_router()._engine.driver._limits
+    limits._ledger._down_until = 0.0
+
+    assert (before, ask(mesh)) == ("QuotaExhaustedError", "m")
