@@ -76,7 +76,7 @@ def test_a_cancelled_request_hangs_up_on_its_provider(world: Any, step: Any, is_
     assert world.states() == {"m0": None, "m1": None}
 
 
-@pytest.mark.parametrize("turns", range(0, 24, 2))
+@pytest.mark.parametrize("turns", range(0, 24, 3))
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
 def test_a_request_may_be_cancelled_at_any_await(world: Any, is_streamed: bool, turns: int) -> None:
     """F22: after so many turns of the loop; the mesh answers the next request as if nothing had been."""

@@ -49,12 +49,12 @@ BEFORE_CONTENT = {
 
 
 @pytest.mark.parametrize("step", list(BEFORE_CONTENT.values()), ids=list(BEFORE_CONTENT))
-def test_a_stream_that_fails_before_its_first_content_moves_on_unseen(world: Any, texts: Any, step: Any) -> None:
+def test_a_stream_that_fails_before_its_first_content_moves_on_unseen(lone_world: Any, texts: Any, step: Any) -> None:
     """F13: the caller sees one whole answer, of one provider."""
-    world.provider(step)
-    world.provider("the second")
+    lone_world.provider(step)
+    lone_world.provider("the second")
 
-    parts = list(world.stream())
+    parts = list(lone_world.stream())
 
     assert texts(parts) == "the second"
     assert {part.model for part in parts} == {"m1"}
@@ -140,12 +140,12 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("step", list(WHOLE.values()), ids=list(WHOLE))
-def test_an_odd_stream_that_is_whole_is_taken_as_whole(world: Any, texts: Any, step: Any) -> None:
+def test_an_odd_stream_that_is_whole_is_taken_as_whole(lone_world: Any, texts: Any, step: Any) -> None:
     """F13: what real servers do without meaning harm costs no answer."""
-    world.provider(step)
-    second = world.provider("second")
+    lone_world.provider(step)
+    second = lone_world.provider("second")
 
-    assert texts(world.stream()) == "Hello"
+    assert texts(lone_world.stream()) == "Hello"
     assert second.requests == []
 
 
