@@ -14,7 +14,8 @@ from modelmesh_plugins.server.dispatch import Dispatch, Route
 from modelmesh_plugins.server.endpoints import Endpoints
 from modelmesh_plugins.server.errors import ApiError
 from modelmesh_plugins.server.guard import Activity, Guard, Origins
-from modelmesh_plugins.server.settings import CHAT, EMBEDDINGS, HEALTH, METRICS, MODELS, ServerSettings
+from modelmesh_plugins.server.settings import CHAT, EMBEDDINGS, HEALTH, METRICS, MODELS, STATS, ServerSettings
+from modelmesh_plugins.server.statistics import StatisticsEndpoint
 
 
 def create_app(
@@ -47,6 +48,7 @@ def create_app(
         Route("GET", MODELS, endpoints.models),
         Route("GET", MODELS, endpoints.model, has_name=True),
         Route("GET", METRICS, endpoints.metrics),
+        Route("GET", STATS, StatisticsEndpoint(mesh, activity)),
         Route("GET", HEALTH, endpoints.health),
     )
     served = Dispatch(*(route for route in routes if settings.serves(route.path)))

@@ -18,9 +18,10 @@ CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 MODELS = "/v1/models"
 METRICS = "/metrics"
+STATS = "/modelmesh/stats"
 HEALTH = "/health"
 
-ENDPOINTS = (CHAT, EMBEDDINGS, MODELS, METRICS, HEALTH)
+ENDPOINTS = (CHAT, EMBEDDINGS, MODELS, METRICS, STATS, HEALTH)
 
 KEEP_ALIVE_SECONDS = 15.0
 MAX_BODY_BYTES = 32 * 1024 * 1024
