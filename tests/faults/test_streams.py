@@ -341,7 +341,7 @@ def test_a_provider_that_reads_slowly_runs_into_the_clock_too(world: Any) -> Non
         listening.listen()
         world.elsewhere(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
         world.provider("second")
-        world.build(timeouts={"connect": 2, "total": 0.2})
+        world.build(providers={"p0": {"timeout": 0.2}}, timeouts={"total": 5})
 
         answer = world.ask("x" * 8_000_000)
 
