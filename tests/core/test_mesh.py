@@ -334,12 +334,17 @@ def test_nothing_works_after_shutdown(build: Build) -> None:
         mesh.initialize(config(acme=ScriptedProvider()))
 
 
-def test_a_provider_that_fails_to_close_is_traced_and_keeps_nobody_open(build: Build) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("sk-secret"), SystemExit(1), asyncio.CancelledError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_provider_that_fails_to_close_is_traced_and_keeps_nobody_open(build: Build, error: BaseException) -> None:
     """The trace names it and the kind of error, not the text."""
 
     class Stuck(ScriptedProvider):
         async def close(self) -> None:
-            raise RuntimeError("sk-secret")
+            raise error
 
     sink, other = Sink(), ScriptedProvider()
     mesh = build(observability=sink, stuck=Stuck(), other=other)
@@ -347,7 +352,7 @@ def test_a_provider_that_fails_to_close_is_traced_and_keeps_nobody_open(build: B
     mesh.shutdown()
 
     (entry,) = [entry for entry in sink.traces if entry.severity is Severity.ERROR]
-    assert (entry.component, entry.metadata) == ("provider.stuck", {"error_type": "RuntimeError"})
+    assert (entry.component, entry.metadata) == ("provider.stuck", {"error_type": type(error).__name__})
     assert other.is_closed
 
 

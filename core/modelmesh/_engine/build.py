@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modelmesh._engine.batches import Batches
 from modelmesh._engine.changes import Changes
 from modelmesh._engine.dispatch import Dispatcher
-from modelmesh._engine.driver import Driver
+from modelmesh._engine.driver import Driver, is_being_cancelled
 from modelmesh._engine.engine import Engine, RequestIds
 from modelmesh._engine.events import EventEmitter
 from modelmesh._engine.flushing import PeriodicFlush
@@ -89,7 +89,9 @@ class Graph:
             try:
                 async with asyncio.timeout(within):
                     await close()
-            except Exception as error:
+            except (Exception, SystemExit, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                    raise  # by who ends the mesh, not by the connector itself
                 self.engine.telemetry.trace(
                     Severity.ERROR, component, "failed to close", {"error_type": type(error).__name__}
                 )

@@ -104,7 +104,7 @@ class Driver:
             with self._deadlines.within(limit) as timer:
                 response = _checked(await model.provider.connector.complete(request), member)
         except asyncio.CancelledError:
-            if not _is_being_cancelled():
+            if not is_being_cancelled():
                 # The connector cancelled itself: a failed attempt like any other.
                 error = ProviderError(f"provider {member.provider_id!r} cancelled its own call")
             else:
@@ -240,7 +240,7 @@ class Driver:
             if progress.error is None:
                 progress.end()
         except (asyncio.CancelledError, GeneratorExit) as raised:
-            if isinstance(raised, GeneratorExit) or _is_being_cancelled():
+            if isinstance(raised, GeneratorExit) or is_being_cancelled():
                 self._leave_stream(call, member, request, progress)
                 raise
             progress.error = ProviderError(f"provider {member.provider_id!r} cancelled its own call")
@@ -348,7 +348,7 @@ class _Others:
         return iter(self._call.route.others())
 
 
-def _is_being_cancelled() -> bool:
+def is_being_cancelled() -> bool:
     """Whether somebody cancelled the running task, rather than the connector itself raising CancelledError."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
