@@ -57,21 +57,27 @@ def requirements(distribution: Any) -> list[str]:
 
 
 def extra_with(distribution: Any, module: str) -> str | None:
-    """Return the extra of a distribution that brings a module, as far as its metadata tells."""
+    """Return the extra of a distribution that brings a module, as far as its metadata tells.
+
+    Of several it is the smallest one: an extra that takes others in, for developers say, repeats what they bring.
+    """
     wanted = module.replace("-", "_").lower()
-    nearest: str | None = None
+    sizes: dict[str, int] = {}
+    exact: list[str] = []
+    near: list[str] = []
     for requirement in requirements(distribution):
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
         if not (name and extra):
             continue
-        found = name.group().replace("-", "_").lower()
+        sizes[extra[1]] = sizes.get(extra[1], 0) + 1
+        found = re.sub(r"[-.]", "_", name.group()).lower()
         if found == wanted:
-            return extra.group(1)
-        if nearest is None and found.startswith(f"{wanted}_"):
+            exact.append(extra[1])
+        elif found.startswith(f"{wanted}_"):
             # Packages that share one namespace are called after it: opentelemetry-sdk brings opentelemetry.
-            nearest = extra.group(1)
-    return nearest
+            near.append(extra[1])
+    return min(exact or near, key=lambda each: sizes[each], default=None)
 
 
 _COMPARED = re.compile(r"(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9A-Za-z.*]*)")
