@@ -1,0 +1,76 @@
+"""Settings of the Redis state store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from redis.asyncio.connection import parse_url
+
+_MISTAKES = (
+    "a Redis URL is redis://host:port/database, rediss:// for TLS, or unix:///path/of/socket;"
+    " a password may stand in it (redis://:password@host) or in the setting password"
+)
+
+
+class RedisConfig(BaseModel):
+    """Settings of the state store ``modelmesh.redis.v1``, in the section ``storage``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: SecretStr = Field(
+        default=SecretStr("redis://localhost:6379/0"),
+        description="Where the server is: redis://, rediss:// (TLS) or unix://. It may hold the password.",
+    )
+    username: str | None = Field(default=None, description="User, where the URL names none.")
+    password: SecretStr | None = Field(
+        default=None, description="Password, where the URL has none; write it as ${secrets:NAME}."
+    )
+    key_prefix: str = Field(
+        default="modelmesh",
+        min_length=1,
+        max_length=100,
+        pattern=r"^[^{}\s]+$",
+        description="Every key begins with it in braces, so that all lie in one slot of a cluster. Processes that"
+        " share limits have the same; installations that share a server have different ones.",
+    )
+    timeout: float = Field(
+        default=0.25, gt=0.0, le=60.0, description="How long any one call may take in all, in seconds."
+    )
+    connect_timeout: float = Field(
+        default=2.0,
+        gt=0.0,
+        le=60.0,
+        description="How long opening a connection may take, in seconds; calls wait for timeout only.",
+    )
+    tls_ca_file: str | None = Field(
+        default=None, description="File of the certificate authority that signed the server's certificate."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, value: SecretStr) -> SecretStr:
+        try:
+            parse_url(value.get_secret_value())
+        except (ValueError, TypeError):
+            # What the library says may quote the URL, and with it the password.
+            raise ValueError(_MISTAKES) from None
+        return value
+
+    def options(self) -> dict[str, Any]:
+        """What redis-py makes connections of: their class under ``connection_class``, and its arguments."""
+        options: dict[str, Any] = dict(parse_url(self.url.get_secret_value()))
+        if self.username is not None:
+            options.setdefault("username", self.username)
+        if self.password is not None:
+            options.setdefault("password", self.password.get_secret_value())
+        if self.tls_ca_file is not None:
+            options["ssl_ca_certs"] = self.tls_ca_file
+        return options
+
+    def place(self) -> str:
+        """Where the server is, for messages; never holds a user or a password."""
+        options = self.options()
+        if "path" in options:
+            return f"unix://{options['path']}"
+        return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db', 0)}"

@@ -1,0 +1,172 @@
+"""One connection to the server for all tasks of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from modelmesh.errors import StateStoreError
+from modelmesh_cdk.batches import Batches
+from modelmesh_plugins.state_stores.redis.config import RedisConfig
+from modelmesh_plugins.state_stores.redis.failures import code_of, failure
+from modelmesh_plugins.state_stores.redis.scripts import Script
+
+CLOSING_SECONDS = 1.0
+_RECONNECT = frozenset({"READONLY", "MOVED", "MASTERDOWN"})
+"""Refusals after which a name may lead to another server: the connection is opened anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command, or one script with its keys and arguments.
+
+    Attributes:
+        words: The command; empty for a script.
+        script: The script.
+        arguments: Number of keys, keys, arguments of the script.
+        repeatable: Whether carrying it out twice does what once does, so that it may be sent again when the
+            connection broke before its answer came.
+    """
+
+    words: tuple[str | bytes | int, ...] = ()
+    script: Script | None = None
+    arguments: tuple[str | bytes | int, ...] = ()
+    repeatable: bool = False
+
+    def packed(self) -> tuple[str | bytes | int, ...]:
+        """What is sent."""
+        return ("EVALSHA", self.script.digest, *self.arguments) if self.script is not None else self.words
+
+
+class Wire:
+    """Sends commands in batches over one connection, which is opened when it is needed and again when it broke."""
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._config = config
+        self._place = config.place()
+        self._connection: AbstractConnection | None = None
+        self._batches: Batches[Command, Any] = Batches(self._carry_out)
+
+    async def run(self, command: Command) -> Any:
+        """Return the server's answer.
+
+        Raises:
+            StateStoreError: There was none, or it was a refusal.
+        """
+        try:
+            return await self._batches.ask(command, within=self._config.timeout)
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            raise failure(self._place, error) from error
+
+    async def close(self) -> None:
+        """Let what is out come back, and close the connection."""
+        await self._batches.end(CLOSING_SECONDS)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await disconnect(connection, wait=True)
+
+    # --- a batch ------------------------------------------------------------------------------
+
+    async def _carry_out(self, batch: Sequence[Command]) -> Sequence[Any]:
+        connection, fresh = await self._connected()
+        answers = await self._exchange(connection, batch)
+        again = [
+            place
+            for place, answer in enumerate(answers)
+            if isinstance(answer, NoScriptError)
+            or (_is_broken(answer) and batch[place].repeatable and not fresh and not isinstance(answer, TimeoutError))
+        ]
+        if again:
+            connection, _ = await self._connected()
+            await self._load(connection, {each.script for each in (batch[place] for place in again) if each.script})
+            for place, answer in zip(again, await self._exchange(connection, [batch[i] for i in again]), strict=True):
+                answers[place] = answer
+        if any(isinstance(answer, ResponseError) and code_of(answer) in _RECONNECT for answer in answers):
+            await self._drop()
+        return answers
+
+    async def _exchange(self, connection: AbstractConnection, batch: Sequence[Command]) -> list[Any]:
+        """Return the answer to each command; those that a broken connection cost are the exception it broke with."""
+        answers: list[Any] = []
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                await connection.send_packed_command(connection.pack_commands([command.packed() for command in batch]))
+                while len(answers) < len(batch):
+                    try:
+                        answers.append(await connection.read_response())
+                    except ResponseError as error:
+                        answers.append(error)
+        except (RedisError, OSError) as error:
+            await self._drop()
+            answers += [error] * (len(batch) - len(answers))
+        except BaseException:
+            await self._drop()
+            raise
+        return answers
+
+    async def _load(self, connection: AbstractConnection, scripts: set[Script]) -> None:
+        await self._exchange(connection, [Command(("SCRIPT", "LOAD", script.text)) for script in scripts])
+
+    # --- the connection -----------------------------------------------------------------------
+
+    async def _connected(self) -> tuple[AbstractConnection, bool]:
+        """Return the connection, and whether it was opened just now."""
+        connection = self._connection
+        if connection is not None:
+            # While nothing is asked nothing is to come: what did is the end of the connection.
+            if connection.is_connected and not await _is_over(connection):
+                return connection, False
+            await self._drop()
+        connection = make_connection(self._config)
+        try:
+            async with asyncio.timeout(self._config.connect_timeout):
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's has no annotation
+        except BaseException:
+            await disconnect(connection)
+            raise
+        self._connection = connection
+        return connection, True
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await disconnect(connection)
+
+
+def make_connection(config: RedisConfig) -> AbstractConnection:
+    """Return a connection that is not open yet; it tries nothing twice of itself, since callers decide that."""
+    options = config.options()
+    kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+    return kind(
+        **options,
+        socket_connect_timeout=config.connect_timeout,
+        retry=Retry(NoBackoff(), 0),
+        client_name="modelmesh",
+        protocol=2,
+    )
+
+
+def _is_broken(answer: Any) -> bool:
+    return isinstance(answer, RedisError | OSError) and not isinstance(answer, ResponseError | StateStoreError)
+
+
+async def _is_over(connection: AbstractConnection) -> bool:
+    try:
+        look = getattr(connection, "can_read", None) or connection.can_read_destructive  # until redis-py 8
+        return bool(await look())
+    except (RedisError, OSError):
+        return True
+
+
+async def disconnect(connection: AbstractConnection, *, wait: bool = False) -> None:
+    """Close a connection; ``wait`` for its socket to be closed, for a loop that ends next."""
+    with suppress(RedisError, OSError):
+        await connection.disconnect(nowait=not wait)

@@ -1,0 +1,171 @@
+"""The state store ``modelmesh.redis.v1``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel
+
+from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Verdict, WindowClaim
+from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
+from modelmesh_cdk.ledger import MICROSECONDS
+from modelmesh_cdk.state_store import BaseStateStore
+from modelmesh_plugins.state_stores.redis.config import RedisConfig
+from modelmesh_plugins.state_stores.redis.connection import Command, Wire
+from modelmesh_plugins.state_stores.redis.listener import Listener
+from modelmesh_plugins.state_stores.redis.scripts import Scripts, scripts
+
+
+class RedisStateStore(BaseStateStore[RedisConfig]):
+    """Keeps records, books, locks and messages in one Redis or Valkey server, for any number of processes and hosts.
+
+    Every change is one script, which the server carries out as one step by its own clock: processes whose clocks differ
+    see the same windows, rates and leases. Each event loop has one connection, over which all its tasks' commands go in
+    batches, and a second one while somebody listens to messages.
+    """
+
+    config_model: ClassVar[type[BaseModel]] = RedisConfig
+    guarantees = StoreGuarantees(
+        survives_restart=True,
+        shared_between_processes=True,
+        loss_window_seconds=1.0,
+        note="what the server keeps: with appendfsync everysec a crash loses the last second, without persistence all;"
+        " a failover to a replica loses what had not reached it",
+    )
+
+    def __init__(self, config: RedisConfig | None = None) -> None:
+        super().__init__(config)
+        self._prefix = f"{{{self.config.key_prefix}}}:"
+        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Wire, Listener]] = WeakKeyDictionary()
+        self._scripts: Scripts = scripts()
+
+    async def close(self) -> None:
+        """Close this loop's connections; those of other loops close on them, where they still run."""
+        here = asyncio.get_running_loop()
+        for loop, (wire, listener) in list(self._lines.items()):
+            del self._lines[loop]
+            if loop is here:
+                await _close(wire, listener)
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_close(wire, listener), loop))
+        await super().close()
+
+    # --- records --------------------------------------------------------------------------------
+
+    async def _load(self, key: str) -> StateRecord | None:
+        words = ("HMGET", self._record(key), "data", "version", "at")
+        data, version, at = await self._run(Command(words, repeatable=True))
+        return StateRecord(key, data, int(version), int(at) / MICROSECONDS) if version is not None else None
+
+    async def _stat(self, key: str) -> StateRecord | None:
+        version, at = await self._run(Command(("HMGET", self._record(key), "version", "at"), repeatable=True))
+        return StateRecord(key, b"", int(version), int(at) / MICROSECONDS) if version is not None else None
+
+    async def _save(self, key: str, data: bytes, expected_version: int | None) -> StateRecord | None:
+        expected = "" if expected_version is None else expected_version
+        arguments = (2, self._record(key), self._index, key, data, expected)
+        saved = await self._run(Command(script=self._scripts.save, arguments=arguments))
+        return StateRecord(key, data, int(saved[0]), int(saved[1]) / MICROSECONDS) if saved is not None else None
+
+    async def _delete(self, key: str) -> bool:
+        arguments = (2, self._record(key), self._index, key)
+        return bool(await self._run(Command(script=self._scripts.delete, arguments=arguments)))
+
+    async def _list(self, prefix: str) -> Sequence[str]:
+        # No UTF-8 text has a byte 0xff, so it comes after all that the prefix begins.
+        begins = prefix.encode()
+        words = ("ZRANGEBYLEX", self._index, b"[" + begins, b"(" + begins + b"\xff")
+        return [key.decode() for key in await self._run(Command(words, repeatable=True))]
+
+    # --- books of limits --------------------------------------------------------------------------
+
+    async def _reserve(self, reservation: str, claims: Sequence[Claim], lease: float, dispatched: bool) -> Verdict:
+        words: list[str | int] = [_microseconds(lease), int(dispatched)]
+        for claim in claims:
+            if isinstance(claim, WindowClaim):
+                words += ["w", claim.account, str(claim.amount), str(claim.limit), _microseconds(claim.keep), ""]
+            else:
+                period = _microseconds(claim.period)
+                words += ["q", claim.account, str(claim.amount), str(claim.limit), period, str(claim.burst)]
+        keys = [f"{self._prefix}{'w' if isinstance(each, WindowClaim) else 'q'}:{each.account}" for each in claims]
+        answer = await self._keep("reserve", reservation, words, keys)
+        if answer[0]:
+            return GRANTED
+        _, account, available, wait = answer
+        return Verdict(False, account.decode(), int(available), int(wait) / MICROSECONDS if wait else None)
+
+    async def _settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
+        words = [word for account, amount in actual.items() for word in (account, str(amount))]
+        return bool(await self._keep("settle", reservation, words))
+
+    async def _release(self, reservation: str) -> bool:
+        return bool(await self._keep("release", reservation, ()))
+
+    async def _balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
+        found = await self._keep("balances", "", accounts)
+        return {
+            account: Balance(int(found[2 * place]), int(found[2 * place + 1])) for place, account in enumerate(accounts)
+        }
+
+    async def _keep(
+        self, operation: str, reservation: str, words: Sequence[str | int], keys: Sequence[str] = ()
+    ) -> Any:
+        names = (f"{self._prefix}leases", f"{self._prefix}r:{reservation}", *keys)
+        arguments = (len(names), *names, operation, self._prefix, reservation, *words)
+        # A reservation that is there already is granted again, and reading changes nothing; but what was settled and
+        # is settled again would seem never to have been open.
+        repeatable = operation in ("reserve", "balances")
+        return await self._run(Command(script=self._scripts.ledger, arguments=arguments, repeatable=repeatable))
+
+    # --- locks --------------------------------------------------------------------------------------
+
+    async def _lock(self, name: str, expires_in: float) -> StoreLock | None:
+        milliseconds = min(max(1, int(expires_in * 1_000)), 10**13)
+        arguments = (2, f"{self._prefix}l:{name}", f"{self._prefix}fence", milliseconds)
+        fence = await self._run(Command(script=self._scripts.lock, arguments=arguments))
+        return StoreLock(name, int(fence), expires_in) if fence is not None else None
+
+    async def _unlock(self, lock: StoreLock) -> bool:
+        arguments = (1, f"{self._prefix}l:{lock.name}", lock.fence)
+        return bool(await self._run(Command(script=self._scripts.unlock, arguments=arguments)))
+
+    # --- messages -----------------------------------------------------------------------------------
+
+    async def _publish(self, channel: str, message: bytes) -> None:
+        await self._line[1].until_heard(channel, within=self.config.timeout / 2)
+        await self._run(Command(("PUBLISH", f"{self._prefix}c:{channel}", message)))
+
+    def _subscribe(self, channel: str) -> AsyncGenerator[bytes, None]:
+        return self._line[1].subscribe(channel)
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _record(self, key: str) -> str:
+        return f"{self._prefix}d:{key}"
+
+    @property
+    def _index(self) -> str:
+        return f"{self._prefix}keys"
+
+    @property
+    def _line(self) -> tuple[Wire, Listener]:
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            line = self._lines[loop] = (Wire(self.config), Listener(self.config, self._prefix))
+        return line
+
+    async def _run(self, command: Command) -> Any:
+        return await self._line[0].run(command)
+
+
+async def _close(wire: Wire, listener: Listener) -> None:
+    await listener.close()
+    await wire.close()
+
+
+def _microseconds(seconds: float) -> str:
+    return str(int(seconds * MICROSECONDS))

