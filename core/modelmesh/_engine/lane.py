@@ -6,14 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from modelmesh.interfaces.runtime import Clock
 
 QUEUE_SIZE = 10_000
-BATCH_SIZE = 128
+BATCH_SIZE = 256
 BATCH_WAIT_SECONDS = 0.01
 FAILURES_BEFORE_REST = 5
 REST_SECONDS = 5.0
@@ -96,7 +95,6 @@ class Lane(Generic[Record]):
         self.connector = connector
         self._deliver = deliver
         self._clock = clock
-        self._queue_size = queue_size
         self._trouble = trouble
         self._batch_size: int = max(1, getattr(connector, "batch_size", BATCH_SIZE))
         self._batch_wait: float = getattr(connector, "batch_wait", BATCH_WAIT_SECONDS)
@@ -104,9 +102,12 @@ class Lane(Generic[Record]):
         self._begin_batch: Callable[[], None] | None = getattr(connector, "begin_batch", None)
         self._end_batch: Callable[[], None] | None = getattr(connector, "end_batch", None)
         self._queue: deque[Record] = deque()
-        self._counts = DeliveryCounts()
-        self._held = 0
+        self._room = queue_size
         self._ready = threading.Condition(threading.Lock())
+        self._idle = self._gathering = False
+        # Whoever hands over counts what did not get in, under the lock; all else is counted by the worker alone.
+        self._refused = 0
+        self._delivered = self._failed = self._dropped = self._held = 0
         self._closing = False
         self._closes_connector = False
         self._failures = 0
@@ -116,23 +117,31 @@ class Lane(Generic[Record]):
 
     def offer(self, record: Record) -> None:
         """Queue a record, or drop it when the queue is full or closed; never blocks."""
-        with self._ready:
-            counts = self._counts
-            counts.emitted += 1
-            waiting = len(self._queue)
-            if self._closing or waiting >= self._queue_size:
-                counts.dropped += 1
-                return
-            self._queue.append(record)
-            if waiting == 0 or waiting + 1 == self._enough:
+        # Without a lock: a deque takes and gives up items as a whole, and a request must not wait for the worker. Many
+        # threads at once may put in one each beyond the limit.
+        queue = self._queue
+        if len(queue) >= self._room:
+            with self._ready:
+                self._refused += 1
+            return
+        queue.append(record)
+        if self._idle or (self._gathering and len(queue) >= self._enough):
+            with self._ready:
+                self._idle = self._gathering = False
                 self._ready.notify()
 
     def counts(self) -> DeliveryCounts:
-        """What became of the records so far."""
+        """What became of the records so far; while records are on their way, a moment's view."""
         with self._ready:
-            counts = copy(self._counts)
-            counts.waiting = len(self._queue) + self._held
-        return counts
+            waiting = len(self._queue) + self._held
+            dropped = self._dropped + self._refused
+            return DeliveryCounts(
+                emitted=self._delivered + self._failed + dropped + waiting,
+                delivered=self._delivered,
+                failed=self._failed,
+                dropped=dropped,
+                waiting=waiting,
+            )
 
     # --- delivering -----------------------------------------------------------------
 
@@ -147,36 +156,45 @@ class Lane(Generic[Record]):
     def _await_records(self) -> bool:
         """Wait until enough records are there, or some for long enough; False when no more will come."""
         with self._ready:
+            # Set before the queue is looked at, as the queue is filled before this is looked at: no record lies unseen.
+            self._idle = True
             while not self._queue:
                 if self._closing:
                     return False
                 self._ready.wait()
+                self._idle = True
+            self._idle = False
             if self._batch_wait > 0:
+                self._gathering = True
                 self._ready.wait_for(lambda: self._closing or len(self._queue) >= self._enough, self._batch_wait)
+                self._gathering = False
         return True
 
     def _deliver_batch(self) -> None:
         begun = False
         taken = 0
+        queue, deliver, monotonic = self._queue, self._deliver, self._clock.monotonic
         for _ in range(self._batch_size):
-            with self._ready:
-                if not self._queue:
-                    break
-                record = self._queue.popleft()
-                if self._clock.monotonic() < self._rest_until:
-                    self._counts.dropped += 1
-                    continue
-                self._held += 1
+            self._held += 1
+            try:
+                record = queue.popleft()
+            except IndexError:
+                self._held -= 1
+                break
+            if monotonic() < self._rest_until:
+                self._held -= 1
+                self._dropped += 1
+                continue
             try:
                 if self._begin_batch is not None and not begun:
                     self._begin_batch()
                     begun = True
-                self._deliver(record)
+                deliver(record)
             except BaseException as error:  # whatever a connector raises stays with it
-                self._failed(1, error)
+                self._lose(1, error)
             else:
                 if self._end_batch is None:
-                    self._delivered(1)
+                    self._settle(1)
                 else:
                     taken += 1
         if self._end_batch is None or not begun:
@@ -184,26 +202,24 @@ class Lane(Generic[Record]):
         try:
             self._end_batch()
         except BaseException as error:  # as above
-            self._failed(taken, error)
+            self._lose(taken, error)
         else:
-            self._delivered(taken)
+            self._settle(taken)
 
-    def _delivered(self, number: int) -> None:
+    def _settle(self, number: int) -> None:
         if not number:
             return
-        with self._ready:
-            self._held -= number
-            self._counts.delivered += number
+        self._held -= number
+        self._delivered += number
         if self._failures:
             healed = self._failures >= FAILURES_BEFORE_REST
             self._failures = 0
             if healed:
                 self._report(None, None)
 
-    def _failed(self, number: int, error: BaseException) -> None:
-        with self._ready:
-            self._held -= number
-            self._counts.failed += number
+    def _lose(self, number: int, error: BaseException) -> None:
+        self._held -= number
+        self._failed += number
         self._failures += 1
         if self._failures >= FAILURES_BEFORE_REST:
             # Rests grow, so that a dead sink costs next to nothing, and end, so that one that healed is noticed.
@@ -225,6 +241,7 @@ class Lane(Generic[Record]):
         """
         with self._ready:
             self._closing = True
+            self._room = 0
             self._closes_connector = connector
             self._ready.notify_all()
         if connector:
@@ -233,9 +250,11 @@ class Lane(Generic[Record]):
 
     def abandon(self) -> None:
         """Drop what still waits: the time for it is over."""
-        with self._ready:
-            self._counts.dropped += len(self._queue)
-            self._queue.clear()
+        with suppress(IndexError):
+            while True:
+                self._queue.popleft()
+                with self._ready:
+                    self._refused += 1
 
 
 def _nothing() -> None:
