@@ -60,7 +60,7 @@ class LogFile:
         self._max_files = max_files
         self._monotonic = monotonic
         self._now = now
-        self._pending: list[bytes] = []
+        self._pending: list[str] = []
         self._file = -1
         self._identity = (0, 0)
         self._size = 0
@@ -78,12 +78,12 @@ class LogFile:
 
     def add(self, line: str) -> None:
         """Collect a line, given without its end."""
-        text = line.encode() + b"\n"
-        if self._rotation != "never" and self._is_due(len(text)):
+        length = 1 + (len(line) if line.isascii() else len(line.encode()))
+        if self._rotation != "never" and self._is_due(length):
             self.flush()
             self._rotate()
-        self._pending.append(text)
-        self.pending_bytes += len(text)
+        self._pending.append(line)
+        self.pending_bytes += length
 
     def flush(self) -> None:
         """Write what was collected.
@@ -93,7 +93,8 @@ class LogFile:
         """
         if not self._pending:
             return
-        data = b"".join(self._pending)
+        self._pending.append("")
+        data = "\n".join(self._pending).encode()
         self._pending.clear()
         self.pending_bytes = 0
         try:
@@ -170,10 +171,10 @@ class LogFile:
     # --- rotation -------------------------------------------------------------------
 
     def _is_due(self, more: int) -> bool:
+        size = self._size + self.pending_bytes
         if self._rotation == "daily":
-            due = self._now() // _DAY > self._day and self._size + self.pending_bytes > 0
+            due = size > 0 and self._now() // _DAY > self._day
         else:
-            size = self._size + self.pending_bytes
             due = size > 0 and size + more > self._max_size
         return due and self._monotonic() >= self._rotate_at
 

@@ -34,7 +34,7 @@ EVENT_GROUPS: Mapping[str, frozenset[str]] = {
 """Words that stand for several events in a filter."""
 
 _SCOPES = ("model", "provider", "pool")
-_SEVERITIES = [severity.value for severity in Severity]
+_RANK = {severity.value: rank for rank, severity in enumerate(Severity)}
 
 
 class BaseObservabilityConfig(BaseModel):
@@ -88,7 +88,7 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
         self._redactor = Redactor()
         self._redacts = self.config.redact_secrets
         self._events = _events(self.config.event_filter)
-        self._lowest = _SEVERITIES.index(self.config.min_severity.value)
+        self._lowest = _RANK[self.config.min_severity.value]
 
     @classmethod
     @hookimpl
@@ -195,7 +195,7 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
 
     def _format_trace(self, entry: TraceEntry) -> str:
         record: dict[str, Any] = {
-            "severity": entry.severity.value,
+            "severity": entry.severity._value_,
             "timestamp": _iso(entry.timestamp),
             "component": entry.component,
             "message": entry.message,
@@ -221,7 +221,8 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
         return not name or scope not in _SCOPES or scope in self.config.scopes
 
     def _takes_trace(self, entry: TraceEntry) -> bool:
-        return _SEVERITIES.index(entry.severity.value) >= self._lowest
+        # ``value`` is a Python function, and this is asked for each line.
+        return _RANK[entry.severity._value_] >= self._lowest
 
     def _json(self, kind: str, record: Mapping[str, Any]) -> str:
         if not self.config.redact_secrets:

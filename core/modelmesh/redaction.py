@@ -122,13 +122,14 @@ class Redactor:
         if isinstance(value, Mapping):
             return self.mapping(value, _depth)
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self.text(item) if isinstance(item, str) else self.value(item, _depth + 1) for item in value]
+            seen = self._clean
+            return [item if isinstance(item, str) and item in seen else self.value(item, _depth + 1) for item in value]
         return self.text(_described(value))
 
     def mapping(self, mapping: Mapping[Any, Any], _depth: int = 0) -> dict[str, Any]:
         """Return a mapping without secrets: text under a name that holds credentials goes, whatever it is."""
         clean: dict[str, Any] = {}
-        names = self._names
+        names, seen = self._names, self._clean
         for key, value in mapping.items():
             known = names.get(key) if isinstance(key, str) else None
             name, is_secret = known or self._name(key)
@@ -137,8 +138,10 @@ class Redactor:
                 clean[name] = value
             elif is_secret:
                 clean[name] = REDACTED
+            elif isinstance(value, str):
+                clean[name] = value if value in seen else self.text(value)
             else:
-                clean[name] = self.text(value) if isinstance(value, str) else self.value(value, _depth + 1)
+                clean[name] = self.value(value, _depth + 1)
         return clean
 
     def _name(self, key: object) -> tuple[str, bool]:

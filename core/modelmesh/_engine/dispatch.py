@@ -71,6 +71,7 @@ class _Listener:
         self.connector = connector
         self.subscription = subscription
         self.log_level = subscription.log_level
+        self.lowest_rank = _RANK[subscription.min_severity.value]
         self.lane: Lane[Record]
         self.worker: Worker | None = None
         self._redactor = redactor
@@ -205,7 +206,7 @@ class Dispatcher(ObservabilityConnector):
 
     def wants_trace(self, severity: Severity) -> bool:
         """Whether anybody takes traces of this severity."""
-        return _RANK[severity] >= self._lowest_severity
+        return _RANK[severity._value_] >= self._lowest_severity
 
     def _note_wants(self) -> None:
         def takers(section: str) -> tuple[_Listener, ...]:
@@ -217,9 +218,7 @@ class Dispatcher(ObservabilityConnector):
         self.wants_logs = bool(self._logs)
         self.wants_payloads = any(listener.log_level is not LogLevel.METADATA for listener in self._logs)
         self.wants_statistics = bool(self._statistics)
-        self._lowest_severity = min(
-            (_RANK[listener.subscription.min_severity] for listener in self._traces), default=len(SEVERITIES)
-        )
+        self._lowest_severity = min((listener.lowest_rank for listener in self._traces), default=len(SEVERITIES))
         self.wants_debug = self.wants_trace(Severity.DEBUG)
         self.wants_info = self.wants_trace(Severity.INFO)
         self.wants_warning = self.wants_trace(Severity.WARNING)
@@ -246,9 +245,9 @@ class Dispatcher(ObservabilityConnector):
 
     def trace(self, entry: TraceEntry) -> None:
         """Hand a trace to everybody who takes its severity."""
-        rank = _RANK[entry.severity]
+        rank = _RANK[entry.severity._value_]
         for listener in self._hearers(self._traces):
-            if rank >= _RANK[listener.subscription.min_severity]:
+            if rank >= listener.lowest_rank:
                 listener.lane.offer(entry)
 
     def _hearers(self, listeners: tuple[_Listener, ...]) -> tuple[_Listener, ...]:
@@ -284,7 +283,8 @@ class Dispatcher(ObservabilityConnector):
             listener.lane.abandon()
 
 
-_RANK: dict[Severity, int] = {severity: rank for rank, severity in enumerate(SEVERITIES)}
+_RANK: dict[str, int] = {severity.value: rank for rank, severity in enumerate(SEVERITIES)}
+"""By ``_value_``: the hash of an enumeration's member, and its ``value``, are Python functions and this runs often."""
 
 
 class _Spokesman:
