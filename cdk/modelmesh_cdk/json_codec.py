@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import Any
 
 try:
@@ -21,9 +20,10 @@ def encode_json(value: Any) -> bytes:
         TypeError: It holds something that JSON has no form for.
     """
     if _FAST:
-        # orjson refuses what the standard library takes, such as integers beyond 64 bits and keys that are numbers.
-        with suppress(TypeError):
+        try:
             return orjson.dumps(value)
+        except TypeError:  # it refuses what the standard library takes: integers beyond 64 bits, keys that are numbers
+            pass
     # Halves of surrogate pairs, in a prompt cut at the wrong place, have no UTF-8; written as escapes they arrive.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
 

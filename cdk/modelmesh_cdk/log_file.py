@@ -172,11 +172,8 @@ class LogFile:
 
     def _is_due(self, more: int) -> bool:
         size = self._size + self.pending_bytes
-        if self._rotation == "daily":
-            due = size > 0 and self._now() // _DAY > self._day
-        else:
-            due = size > 0 and size + more > self._max_size
-        return due and self._monotonic() >= self._rotate_at
+        due = size + more > self._max_size if self._rotation == "size" else self._now() // _DAY > self._day
+        return due and size > 0 and self._monotonic() >= self._rotate_at
 
     def _rotate(self) -> None:
         """Move the file aside and begin a new one; when that cannot be, go on with the old one."""
