@@ -94,7 +94,8 @@ class Telemetry:
     ) -> None:
         """Write one trace line."""
         if self.dispatcher.wants_trace(severity):
-            self.dispatcher.trace(TraceEntry(severity, self.now(), component, message, dict(metadata or {}), error))
+            facts = metadata if type(metadata) is dict else dict(metadata or {})
+            self.dispatcher.trace(TraceEntry(severity, self.now(), component, message, facts, error))
 
     def routed(self, call: Call) -> None:
         """Trace a routing decision: what was asked, who was chosen and why."""
