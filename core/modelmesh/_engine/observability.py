@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from modelmesh._engine.dispatch import SECTIONS, Dispatcher, Subscription
+from modelmesh._engine.dispatch import SECTIONS, SEVERITIES, Dispatcher, Subscription
 from modelmesh._engine.lane import StartWorker, start_thread
 from modelmesh.interfaces.observability import EventType, LogLevel, ObservabilityConnector, Severity, TraceEntry
 from modelmesh.interfaces.runtime import Clock, ConnectorContext, Random
@@ -89,7 +89,10 @@ def build_observability(
         bind = getattr(connector, "bind", None)
         if bind is not None:
             bind(_context(name, dispatcher, clock, random))
-        dispatcher.add(connector, replace(common, name=name, sections=SECTIONS & sections))
+        # What a connector would throw away is not even built, if nobody else wants it.
+        lowest = max(common.min_severity, getattr(connector, "min_severity", Severity.DEBUG), key=SEVERITIES.index)
+        wanted = sections & getattr(connector, "sections", SECTIONS)
+        dispatcher.add(connector, replace(common, name=name, sections=SECTIONS & wanted, min_severity=lowest))
     return dispatcher
 
 

@@ -287,5 +287,7 @@ class ObservabilityConnector(Events, Logging, Statistics, Tracing):
       `modelmesh.errors.ModelMeshError` it raises ends the start; anything else is traced;
     - ``metrics_page() -> tuple[str, bytes]``, a content type and a page that ``modelmesh serve`` then serves at
       ``/metrics``; called on a thread, at any time;
+    - ``sections``, those among ``events``, ``logging``, ``statistics`` and ``tracing`` it takes, and ``min_severity``
+      of traces, where it takes less than the configuration may send: what nobody takes costs nothing;
     - ``wants_spans = True``: request records carry a `TraceLink`, and providers are told its IDs.
     """

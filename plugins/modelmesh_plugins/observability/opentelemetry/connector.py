@@ -54,6 +54,7 @@ class OpenTelemetryObservability(BaseObservability[OpenTelemetryConfig]):
 
     config_model = OpenTelemetryConfig
     wants_spans: ClassVar[bool] = True
+    sections: ClassVar[frozenset[str]] = frozenset({"events", "logging"})
 
     def __init__(self, config: OpenTelemetryConfig | None = None) -> None:
         super().__init__(config)

@@ -130,42 +130,34 @@ def request_attributes(entry: RequestLogEntry) -> Attributes:
     attributes: Attributes = {
         names.OPERATION_NAME: entry.operation or "chat",
         names.REQUEST_MODEL: entry.capability,
-        names.REQUEST_STREAM: entry.delivery_mode == "streaming",
-        names.CAPABILITY: entry.capability,
         names.ATTEMPTS: entry.attempt,
         **_told({names.REQUEST_ID: entry.request_id, names.POOL: entry.pool_id, names.OUTCOME: entry.outcome}),
     }
     if entry.overhead_us is not None:
         attributes[names.OVERHEAD_US] = entry.overhead_us
-    return attributes | _failure(entry)
+    return attributes | _way(entry)
 
 
 def attempt_attributes(entry: RequestLogEntry) -> Attributes:
-    """Return what an attempt's span says."""
+    """Return what an attempt's span says; encoding each costs more than all our work on it, so none is said twice."""
+    model = entry.upstream_model or entry.model_id
     attributes: Attributes = {
         names.OPERATION_NAME: entry.operation or "chat",
         names.PROVIDER_NAME: entry.provider_id,
-        names.REQUEST_MODEL: entry.upstream_model or entry.model_id,
-        names.REQUEST_STREAM: entry.delivery_mode == "streaming",
+        names.REQUEST_MODEL: model,
         names.USAGE_INPUT_TOKENS: entry.tokens_in,
         names.USAGE_OUTPUT_TOKENS: entry.tokens_out,
         names.STATUS_CODE: entry.status_code,
-        names.MODEL: entry.model_id,
         names.ATTEMPT: entry.attempt,
-        **_told(
-            {
-                names.REQUEST_ID: entry.request_id,
-                names.POOL: entry.pool_id,
-                names.OUTCOME: entry.outcome,
-                names.ROUTING_REASON: entry.routing_reason,
-            }
-        ),
+        **_told({names.POOL: entry.pool_id, names.ROUTING_REASON: entry.routing_reason}),
     }
+    if entry.model_id != model:
+        attributes[names.MODEL] = entry.model_id
     if entry.cost is not None:
         attributes[names.COST_USD] = entry.cost
     if entry.time_to_first_token_ms is not None:
         attributes[names.TIME_TO_FIRST_CHUNK] = entry.time_to_first_token_ms / 1000.0
-    return attributes | _failure(entry)
+    return attributes | _way(entry)
 
 
 def metric_attributes(entry: RequestLogEntry) -> Attributes:
@@ -216,6 +208,12 @@ def _told(values: Mapping[str, str | None]) -> dict[str, str]:
 def _failure(entry: RequestLogEntry) -> Attributes:
     failed = entry.outcome not in (_SUCCESS, _CANCELLED)
     return {names.ERROR_TYPE: entry.outcome or "_OTHER"} if failed and (entry.outcome or entry.error) else {}
+
+
+def _way(entry: RequestLogEntry) -> Attributes:
+    """Return what is said only where it is not as usual: that it was a stream, and how it failed."""
+    stream: Attributes = {names.REQUEST_STREAM: True} if entry.delivery_mode == "streaming" else {}
+    return stream | _failure(entry)
 
 
 def _message(message: Mapping[str, Any], role: object) -> dict[str, Any]:

@@ -49,7 +49,9 @@ ROTATIONS = Metric(
     "modelmesh_rotations_total", "counter", "Requests that moved on to another model.", ("pool", "reason")
 )
 EVENTS = Metric("modelmesh_events_total", "counter", "Routing events.", ("event",))
-TRACES = Metric("modelmesh_trace_entries_total", "counter", "Diagnostic messages.", ("severity",))
+TRACES = Metric(
+    "modelmesh_trace_entries_total", "counter", "Diagnostic messages of sufficient severity.", ("severity",)
+)
 TOKENS = Metric("modelmesh_tokens_total", "counter", "Tokens: direction is input or output.", (*_TARGET, "direction"))
 COST = Metric("modelmesh_cost_usd_total", "counter", "Money spent, where prices are known, in USD.", _TARGET)
 DOWNTIME = Metric(

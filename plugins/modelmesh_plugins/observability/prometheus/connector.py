@@ -11,7 +11,14 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from pydantic import Field, field_validator
 
-from modelmesh.interfaces.observability import AggregateStats, EventType, RequestLogEntry, RoutingEvent, TraceEntry
+from modelmesh.interfaces.observability import (
+    AggregateStats,
+    EventType,
+    RequestLogEntry,
+    RoutingEvent,
+    Severity,
+    TraceEntry,
+)
 from modelmesh_cdk.labels import OTHER, BoundedLabels
 from modelmesh_cdk.observability import BaseObservability, BaseObservabilityConfig
 from modelmesh_plugins.observability.prometheus import catalogue as names
@@ -22,9 +29,15 @@ if TYPE_CHECKING:
     from modelmesh.mesh import ModelMesh
 
 
+_SEVERITIES = tuple(Severity)
+
+
 class PrometheusConfig(BaseObservabilityConfig):
     """Settings of the Prometheus connector."""
 
+    min_severity: Severity = Field(
+        default=Severity.WARNING, description="Diagnostic messages below it are not counted."
+    )
     port: int | None = Field(
         default=None,
         ge=0,
@@ -84,6 +97,11 @@ class PrometheusObservability(BaseObservability[PrometheusConfig]):
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
+
+    @property
+    def min_severity(self) -> Severity:
+        """What the mesh need not send it."""
+        return self.config.min_severity
 
     @property
     def port(self) -> int | None:
@@ -158,7 +176,9 @@ class PrometheusObservability(BaseObservability[PrometheusConfig]):
                     self._series.add(names.DOWNTIME, (self._label("id", name),), figures.downtime_total)
 
     def trace(self, entry: TraceEntry) -> None:
-        """Count a diagnostic message."""
+        """Count a diagnostic message of sufficient severity."""
+        if _SEVERITIES.index(entry.severity) < _SEVERITIES.index(self.config.min_severity):
+            return
         with self._lock:
             self._series.add(names.TRACES, (entry.severity.value,))
 
