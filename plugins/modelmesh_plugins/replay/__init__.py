@@ -1,0 +1,1 @@
+"""``modelmesh replay``: what recorded requests would have met under another configuration."""
