@@ -270,6 +270,22 @@ def test_a_stream_shows_its_time_to_first_chunk(build: Callable[..., Any], colle
     assert [point.count for point in collector.points("gen_ai.client.operation.time_to_first_chunk")] == [1]
 
 
+def test_more_models_than_a_metric_should_have_end_in_one(
+    entry: Entry, collector: Any, facts: Callable[[Any], dict[str, Any]]
+) -> None:
+    """Whatever comes after the limit is counted as other; spans keep the name."""
+    connector = OpenTelemetryObservability(OpenTelemetryConfig(endpoint=collector.url, max_label_values=50))
+
+    for number in range(100):
+        connector.log(entry(model_id=f"m{number}", outcome=f"o{number}", trace=LINK))
+    connector.close()
+
+    points = collector.points("gen_ai.client.operation.duration")
+    by_model = {facts(point)["gen_ai.request.model"]: point.count for point in points}
+    assert (len(by_model), by_model["other"]) == (51, 50)
+    assert len({facts(span)["gen_ai.request.model"] for span in collector.spans}) == 101
+
+
 def test_the_service_has_a_name_and_a_version(build: Callable[..., Any], collector: Any) -> None:
     """Its own, unless one was given."""
     world = build(section(collector, service_name="shop"), a=[])

@@ -150,6 +150,15 @@ def test_events_traces_and_downtime_are_counted() -> None:
     assert not [name for name, _ in samples(page) if name.startswith("modelmesh_requests")]
 
 
+def test_messages_below_the_connectors_severity_are_not_counted() -> None:
+    """Two of them come with every request, and say nothing a request's own figures do not."""
+    connector = PrometheusObservability()
+
+    connector.trace(TraceEntry(Severity.INFO, NOON, "router", "said"))
+
+    assert samples(connector.render_metrics()) == {}
+
+
 def test_pools_providers_and_lost_records_are_read_from_the_mesh(build: Callable[..., Any]) -> None:
     """They are true at the moment of asking."""
     world = build({"connector": "prometheus"}, a=[], b=[])

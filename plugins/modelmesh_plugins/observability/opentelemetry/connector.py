@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from modelmesh.distributions import own_version
 from modelmesh.interfaces.observability import AggregateStats, RequestLogEntry, RoutingEvent, Severity, TraceEntry
+from modelmesh_cdk.labels import BoundedLabels
 from modelmesh_cdk.observability import BaseObservability, BaseObservabilityConfig
 from modelmesh_plugins.observability.opentelemetry import genai_names as names
 from modelmesh_plugins.observability.opentelemetry.pipeline import Pipeline
@@ -34,6 +35,9 @@ class OpenTelemetryConfig(BaseObservabilityConfig):
     timeout: float = Field(default=5.0, gt=0, description="Time a batch may take, repetitions included, in seconds.")
     span_delay: float = Field(default=5.0, gt=0, description="Time that spans gather before they are sent, in seconds.")
     metrics_interval: float = Field(default=60.0, gt=0, description="Time between two exports of metrics, in seconds.")
+    max_label_values: int = Field(
+        default=500, ge=1, description="Values an attribute of metrics may have; later ones are counted as 'other'."
+    )
     queue_size: int = Field(default=2_048, ge=1, description="Spans that may wait; the oldest give way to more.")
 
     @field_validator("endpoint")
@@ -59,6 +63,7 @@ class OpenTelemetryObservability(BaseObservability[OpenTelemetryConfig]):
     def __init__(self, config: OpenTelemetryConfig | None = None) -> None:
         super().__init__(config)
         self._pipeline: Pipeline | None = None
+        self._labels = BoundedLabels(self.config.max_label_values, clean=self._redact)
         self._is_closed = False
 
     # --- records -------------------------------------------------------------------
@@ -88,7 +93,7 @@ class OpenTelemetryObservability(BaseObservability[OpenTelemetryConfig]):
         """Nothing: diagnostic messages belong to a log."""
 
     def _measure(self, entry: RequestLogEntry) -> None:
-        attributes = metric_attributes(entry)
+        attributes = metric_attributes(entry, self._labels)
         self._duration.record(entry.latency_ms / 1000.0, attributes)
         if entry.time_to_first_token_ms is not None:
             self._first_chunk.record(entry.time_to_first_token_ms / 1000.0, attributes)
@@ -98,7 +103,11 @@ class OpenTelemetryObservability(BaseObservability[OpenTelemetryConfig]):
             self._tokens.record(entry.tokens_out, {**attributes, names.TOKEN_TYPE: "output"})
         if entry.is_last and entry.request_ms is not None:
             self._requests.record(
-                entry.request_ms / 1000.0, {names.POOL: entry.pool_id or "", names.OUTCOME: entry.outcome or ""}
+                entry.request_ms / 1000.0,
+                {
+                    names.POOL: self._labels.value(names.POOL, entry.pool_id),
+                    names.OUTCOME: self._labels.value(names.OUTCOME, entry.outcome),
+                },
             )
 
     # --- life -------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from modelmesh.interfaces.observability import LogLevel, RequestLogEntry, TraceLink
+from modelmesh_cdk.labels import BoundedLabels
 from modelmesh_plugins.observability.opentelemetry import genai_names as names
 
 Attributes = dict[str, AttributeValue]
@@ -120,7 +121,7 @@ class SpanWriter:
     ) -> None:
         self._ids.span_id = int(span_id, 16)
         span = self._tracer.start_span(name, parent, kind, attributes, start_time=began)
-        if entry.outcome not in (_SUCCESS, _CANCELLED):
+        if _is_failure(entry):
             span.set_status(Status(StatusCode.ERROR, self._redact(entry.error or "")))
         span.end(ended)
 
@@ -160,15 +161,17 @@ def attempt_attributes(entry: RequestLogEntry) -> Attributes:
     return attributes | _way(entry)
 
 
-def metric_attributes(entry: RequestLogEntry) -> Attributes:
-    """Return what tells the time series of attempts apart."""
-    attributes: Attributes = {
+def metric_attributes(entry: RequestLogEntry, labels: BoundedLabels) -> Attributes:
+    """Return what tells the time series of attempts apart; labels see to it that there are only so many."""
+    told: dict[str, str | None] = {
         names.OPERATION_NAME: entry.operation or "chat",
         names.PROVIDER_NAME: entry.provider_id,
         names.REQUEST_MODEL: entry.upstream_model or entry.model_id,
-        **_told({names.POOL: entry.pool_id}),
+        names.POOL: entry.pool_id,
     }
-    return attributes | _failure(entry)
+    if _is_failure(entry):
+        told[names.ERROR_TYPE] = entry.outcome or "_OTHER"
+    return {name: labels.value(name, value) for name, value in told.items() if value is not None}
 
 
 def content_attributes(entry: RequestLogEntry, redact: Callable[[str], str]) -> Attributes:
@@ -205,15 +208,15 @@ def _told(values: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _failure(entry: RequestLogEntry) -> Attributes:
-    failed = entry.outcome not in (_SUCCESS, _CANCELLED)
-    return {names.ERROR_TYPE: entry.outcome or "_OTHER"} if failed and (entry.outcome or entry.error) else {}
+def _is_failure(entry: RequestLogEntry) -> bool:
+    """Whether an attempt failed; a caller who went away is no failure."""
+    return entry.error is not None if entry.outcome is None else entry.outcome not in (_SUCCESS, _CANCELLED)
 
 
 def _way(entry: RequestLogEntry) -> Attributes:
     """Return what is said only where it is not as usual: that it was a stream, and how it failed."""
     stream: Attributes = {names.REQUEST_STREAM: True} if entry.delivery_mode == "streaming" else {}
-    return stream | _failure(entry)
+    return {**stream, names.ERROR_TYPE: entry.outcome or "_OTHER"} if _is_failure(entry) else stream
 
 
 def _message(message: Mapping[str, Any], role: object) -> dict[str, Any]:
