@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -87,6 +88,7 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
         self.config = config if config is not None else cast("ConfigT", self.config_model())
         self._redactor = Redactor()
         self._redacts = self.config.redact_secrets
+        self._second, self._until_second = math.nan, ""
         self._events = _events(self.config.event_filter)
         self._lowest = _RANK[self.config.min_severity.value]
 
@@ -138,7 +140,7 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
             "event",
             {
                 "event_type": event.event_type.value,
-                "timestamp": _iso(event.timestamp),
+                "timestamp": self._iso(event.timestamp),
                 "model_id": event.model_id,
                 "provider_id": event.provider_id,
                 "pool_id": event.pool_id,
@@ -148,7 +150,7 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
 
     def _format_log(self, entry: RequestLogEntry) -> str:
         record: dict[str, Any] = {
-            "timestamp": _iso(entry.timestamp),
+            "timestamp": self._iso(entry.timestamp),
             "request_id": entry.request_id,
             "model_id": entry.model_id,
             "provider_id": entry.provider_id,
@@ -196,7 +198,7 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
     def _format_trace(self, entry: TraceEntry) -> str:
         record: dict[str, Any] = {
             "severity": entry.severity._value_,
-            "timestamp": _iso(entry.timestamp),
+            "timestamp": self._iso(entry.timestamp),
             "component": entry.component,
             "message": entry.message,
         }
@@ -211,6 +213,14 @@ class BaseObservability(ObservabilityConnector, Generic[ConfigT]):
         return self._redactor.text(text)
 
     # --- inside ---------------------------------------------------------------------
+
+    def _iso(self, moment: datetime) -> str:
+        """Return a moment as ISO 8601 in UTC, to the millisecond."""
+        second = moment.timestamp() // 1
+        if second != self._second:
+            # Records of one second share all but their milliseconds, and isoformat is the dearest part of a line.
+            self._second, self._until_second = second, moment.astimezone(UTC).isoformat()[:19]
+        return f"{self._until_second}.{moment.microsecond // 1000:03d}Z"
 
     def _takes_event(self, event: RoutingEvent) -> bool:
         return self._events is None or event.event_type in self._events
@@ -261,9 +271,3 @@ def _known(kind: str, names: list[str], known: Sequence[str]) -> list[str]:
         if name not in known:
             raise ValueError(unknown_name(kind, name, known))
     return names
-
-
-def _iso(moment: datetime) -> str:
-    if moment.tzinfo is not UTC:
-        moment = moment.astimezone(UTC)
-    return f"{moment.isoformat(timespec='milliseconds')[:23]}Z"
