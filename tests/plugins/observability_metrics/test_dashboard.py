@@ -76,6 +76,14 @@ def test_nothing_else_in_the_dashboard_names_metrics() -> None:
     assert {text for text in strings(dashboard) if "modelmesh_" in text} == set(queries())
 
 
+def test_every_metric_is_documented() -> None:
+    """The page's table is the catalogue."""
+    page = (DASHBOARD.parents[1] / "how-to" / "watch-with-prometheus.md").read_text(encoding="utf-8")
+
+    for metric in CATALOGUE:
+        assert f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels)} | {metric.help} |" in page
+
+
 def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
     """Grafana shows one of two panels with an ID, and lays one over the other."""
     panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]

@@ -328,6 +328,8 @@ def test_names_are_those_of_the_conventions() -> None:
     """The names in our one file are the ones the conventions' package has, as long as it has any."""
     known = pytest.importorskip("opentelemetry.semconv._incubating.attributes.gen_ai_attributes")
     metrics = pytest.importorskip("opentelemetry.semconv._incubating.metrics.gen_ai_metrics")
+    if not hasattr(known, "GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK"):
+        pytest.skip("the installed package is older than the names")
     theirs = {value for module in (known, metrics) for value in vars(module).values() if isinstance(value, str)}
 
     ours = {value for value in vars(names).values() if isinstance(value, str) and value.startswith("gen_ai.")}
