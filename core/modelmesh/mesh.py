@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from asyncio import AbstractEventLoop
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from modelmesh._engine.build import Graph, build_graph
 from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.pipeline import PipelineRequest
 from modelmesh._engine.system import SystemClock, system_random
-from modelmesh.errors import ModelMeshError, UsageError
+from modelmesh.errors import ModelMeshError, StateStoreError, UsageError
 from modelmesh.interfaces.observability import LogLevel, Severity
 from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.strategy import DeactivationReason
@@ -43,6 +44,7 @@ class ModelMesh:
         random: Randomness; the system's by default.
         plugins: Where connectors come from; the installed entry points by default.
         environ: Where the environment secret store looks; the process environment by default.
+        loop: An event loop of the caller's for the mesh's background work; by default one on a thread of its own.
     """
 
     def __init__(
@@ -52,12 +54,13 @@ class ModelMesh:
         random: Random | None = None,
         plugins: PluginHost | None = None,
         environ: Mapping[str, str] | None = None,
+        loop: AbstractEventLoop | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._random = random or system_random()
         self._plugins = plugins or PluginHost()
         self._environ = os.environ if environ is None else environ
-        self._loop = LoopThread()
+        self._loop = LoopThread(borrowed=loop)
         self._graph: Graph | None = None
         self._closed = False
         self._ending = threading.Lock()
@@ -106,6 +109,7 @@ class ModelMesh:
             self._trace_setup(self._graph)
         self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
         self._plugins.startup(self)
+        self._restore(self._graph)
         if self._graph.prober is not None and self._graph.prober.is_wanted:
             self._loop.start(self._graph.prober.run())
         if self._graph.state_store is not None and self._graph.state_store.guarantees.survives_restart:
@@ -120,6 +124,23 @@ class ModelMesh:
             {"providers": list(self._graph.providers), "pools": list(self._graph.pools)},
         )
         self._attach_observers()
+
+    def _restore(self, graph: Graph) -> None:
+        """Read the saved state, and begin to keep and share it.
+
+        Raises:
+            StateStoreError: The store does not answer, or a newer version wrote the state; the mesh is shut down then.
+        """
+        if graph.state_manager is not None:
+            try:
+                self._loop.run(graph.state_manager.load())
+            except StateStoreError:
+                graph.state_manager = None  # what could not be read is not written over
+                self.shutdown()
+                raise
+            self._loop.start(graph.state_manager.run())
+        if graph.shared_moves is not None:
+            self._loop.start(graph.shared_moves.run())
 
     def _trace_setup(self, graph: Graph) -> None:
         telemetry = graph.engine.telemetry
@@ -166,6 +187,8 @@ class ModelMesh:
             return
         if self._graph is not None:
             self._end_requests()
+            if self._graph.state_manager is not None:
+                self._loop.run(self._graph.state_manager.save())
             self._loop.run(self._graph.aclose())
             self._graph.close_observability()
         self._loop.close()
@@ -176,6 +199,8 @@ class ModelMesh:
             return
         if self._graph is not None:
             self._end_requests()
+            if self._graph.state_manager is not None:
+                await self._graph.state_manager.save()
             await self._graph.aclose()
             self._graph.close_observability()
         self._loop.close()

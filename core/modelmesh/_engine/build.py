@@ -31,6 +31,7 @@ from modelmesh._engine.request_log import RequestLogger
 from modelmesh._engine.resolver import CapabilityResolver
 from modelmesh._engine.retry import RetryPolicy
 from modelmesh._engine.rotation import DeactivationEvaluator, RecoveryEvaluator, RotationPolicyService
+from modelmesh._engine.shared_moves import SharedMoves
 from modelmesh._engine.telemetry import Telemetry
 from modelmesh.capabilities import CapabilityTree
 from modelmesh.errors import ConfigurationError, ModelMeshError, Problem
@@ -42,6 +43,7 @@ from modelmesh.interfaces.strategy import SelectionStrategy
 from modelmesh.redaction import Redactor
 from modelmesh.router import Router
 from modelmesh.state import ModelState, ProviderState
+from modelmesh.state_manager import StateManager
 from modelmesh.statistics import StatisticsCollector, StatsScope
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class Graph:
     created: int
     state_store: StateStore | None = None
     prober: Prober | None = None
+    state_manager: StateManager | None = None
+    shared_moves: SharedMoves | None = None
     flushing: PeriodicFlush | None = None
     observers: list[Any] = field(default_factory=list)
 
@@ -187,6 +191,10 @@ def _assemble(
     graph.state_store = store
     graph.prober = Prober(providers, pools, clock, telemetry)
     _size_error_windows(pools)
+    graph.state_manager = _state_manager(configuration.storage, graph, telemetry, clock)
+    if store.guarantees.shared_between_processes:
+        graph.shared_moves = SharedMoves(store, pools, clock, random, telemetry, loop)
+        graph.shared_moves.attach()
     graph.flushing = _flushing(configuration, graph)
     return graph
 
@@ -300,6 +308,30 @@ def _refuse_unpriced(pools: Mapping[str, CapabilityPool]) -> None:
                     )
                 ]
             )
+
+
+def _state_manager(
+    section: StorageConfig | None, graph: Graph, telemetry: Telemetry, clock: Clock
+) -> StateManager | None:
+    """Return what keeps the mesh's state; None where nothing is kept."""
+    store = graph.state_store
+    if section is None or store is None:
+        return None
+    policy = section.sync_policy or ("sync-on-boundary" if store.guarantees.survives_restart else "in-memory")
+    if policy == "in-memory":
+        return None
+    return StateManager(
+        store,
+        graph.registry,
+        graph.providers,
+        graph.pools,
+        clock,
+        telemetry,
+        policy=policy,
+        interval=section.sync_interval,
+        lock_timeout=section.locking.timeout if section.locking.enabled else None,
+        lock_retry=section.locking.retry_interval,
+    )
 
 
 def _limits(

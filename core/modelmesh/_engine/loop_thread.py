@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from modelmesh.errors import UsageError
@@ -15,19 +15,27 @@ Item = TypeVar("Item")
 
 
 class LoopThread:
-    """An event loop that runs on a daemon thread from its first use until it is closed."""
+    """An event loop that runs on a daemon thread from its first use until it is closed.
 
-    def __init__(self, name: str = "modelmesh-loop") -> None:
+    Args:
+        name: Of the thread.
+        borrowed: A loop that somebody else runs and closes, to use instead: there is no thread then, and blocking calls
+            work while it does not run.
+    """
+
+    def __init__(self, name: str = "modelmesh-loop", *, borrowed: asyncio.AbstractEventLoop | None = None) -> None:
         self._name = name
+        self._borrowed = borrowed
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._background: dict[Future[None], None] = {}
 
     @property
     def is_running(self) -> bool:
         """Whether the loop was started and not closed."""
-        return self._loop is not None
+        return self._loop is not None or (self._borrowed is not None and not self._closed)
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop and wait for its result; interrupting the wait cancels it.
@@ -37,10 +45,13 @@ class LoopThread:
                 meanwhile.
         """
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+            loop = self._started()
         except UsageError:
             coroutine.close()
             raise
+        if self._borrowed is not None:
+            return loop.run_until_complete(coroutine)
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         try:
             return future.result()
         except CancelledError:
@@ -54,10 +65,13 @@ class LoopThread:
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the loop in the background; closing the loop cancels it."""
         try:
-            asyncio.run_coroutine_threadsafe(coroutine, self._running())
+            running = asyncio.run_coroutine_threadsafe(coroutine, self._running())
         except UsageError:
             coroutine.close()
             raise
+        # A loop holds its tasks weakly; one that waits for something only it knows would be collected.
+        self._background[running] = None
+        running.add_done_callback(self._background.pop)
 
     def iterate(self, stream: AsyncGenerator[Item, None]) -> Iterator[Item]:
         """Yield a stream's items; leaving the iteration early closes the stream."""
@@ -77,7 +91,8 @@ class LoopThread:
         Raises:
             UsageError: It is, and whoever waits for the loop here waits for itself.
         """
-        if threading.current_thread() is self._thread:
+        borrowed = self._borrowed is not None and self._borrowed.is_running()
+        if borrowed or threading.current_thread() is self._thread:
             raise UsageError(
                 "a blocking method was called on the mesh's own event loop, where it would wait for itself; "
                 "await the asynchronous method instead (acomplete, AsyncOpenAIClient)"
@@ -91,6 +106,8 @@ class LoopThread:
         with self._lock:
             if self._closed:
                 raise UsageError("the mesh is shut down; build a new one")
+            if self._borrowed is not None:
+                return self._borrowed
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
@@ -102,6 +119,9 @@ class LoopThread:
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
+        if self._borrowed is not None:
+            for running in list(self._background):
+                running.cancel()
         if loop is None or thread is None or loop.is_closed():
             return
         if threading.current_thread() is thread:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -226,6 +226,10 @@ class Member:
         """Whether it came back a moment ago and its first call is still running: others wait for what comes of it."""
         return self.probation and self.model.in_flight > 0
 
+    def would_heal(self, reason: str) -> bool:
+        """Whether a rest for this reason is one that an answer ends."""
+        return reason in _HEALING
+
     def may_have_healed(self) -> bool:
         """Whether it rests only because calls failed, so that a request with nobody else may try it."""
         return not self.active and self.reason in _HEALING
@@ -271,6 +275,7 @@ class CapabilityPool:
         self.rotation_events = 0
         self.active_requests = 0
         self.active_retries = 0
+        self.on_move: Callable[[Member, RecoveryTrigger | None], None] | None = None
         self._telemetry = telemetry
         self._statistics = statistics
         self._members: dict[str, Member] = {}
@@ -507,10 +512,13 @@ class CapabilityPool:
         """Make a model active at once. No-op when it is."""
         self.recover_member(self._members[model.name], RecoveryTrigger.MANUAL, now=self.clock.monotonic())
 
-    def deactivate_member(self, member: Member, reason: str, *, rest: float | None, now: float) -> bool:
+    def deactivate_member(
+        self, member: Member, reason: str, *, rest: float | None, now: float, told: bool = True
+    ) -> bool:
         """Move a member to standby for ``rest`` seconds (None: until it is recovered).
 
-        A member that rests already stays as it is, but never comes back before the later of both times.
+        A member that rests already stays as it is, but never comes back before the later of both times. Other
+        processes are ``told`` of a move, unless it is theirs.
 
         Returns:
             Whether it moved.
@@ -566,9 +574,30 @@ class CapabilityPool:
                     "active": self._active_count,
                 },
             )
+        if told and self.on_move is not None:
+            self.on_move(member, None)
         return True
 
-    def recover_member(self, member: Member, trigger: RecoveryTrigger, *, now: float) -> None:
+    def restore(self, model_id: str, reason: str, *, rest: float | None, ejections: int) -> None:
+        """Put a member back to the rest it had before a restart, if any of it is left; this is no new rotation."""
+        member = self._members.get(model_id)
+        if member is None or not member.active or (rest is not None and rest <= 0):
+            return
+        now = self.clock.monotonic()
+        with self._lock:
+            member.active = False
+            member.reason = reason
+            member.due = NEVER if rest is None else now + rest
+            member.rested_at = now
+            member.ejections = ejections
+            self._active_count -= 1
+            self._views.clear()
+            self._next_due = min(self._next_due, member.due)
+            if not any(other.active for other in member.model.members):
+                member.model.state.status = ModelStatus.STANDBY.value
+            self._note_reach(member.model)
+
+    def recover_member(self, member: Member, trigger: RecoveryTrigger, *, now: float, told: bool = True) -> None:
         """Make a member active; when only its rest is over it is on probation until its first answer."""
         with self._lock:
             if member.active:
@@ -604,6 +633,8 @@ class CapabilityPool:
                 f"{member.model_id} is active again: {trigger.value}",
                 {"rested_seconds": round(now - member.rested_at, 3), "active": self._active_count},
             )
+        if told and self.on_move is not None:
+            self.on_move(member, trigger)
 
     def is_last_active(self, member: Member) -> bool:
         """Whether nobody else of the pool takes traffic."""

@@ -528,13 +528,29 @@ class OnStoreErrorConfig(Section):
     rate_limit: Literal["local", "closed", "open"] = Field(default="local", description="Requests and tokens a minute.")
 
 
+class LockingConfig(Section):
+    """A lock around each write of the state."""
+
+    enabled: bool = Field(default=True, description="Whether it is taken.")
+    timeout: PositiveDuration = Field(default=30.0, description="How long to wait for it (duration).")
+    retry_interval: PositiveDuration = Field(default=1.0, description="Between two looks (duration).")
+
+
 class StorageConfig(Section):
     """Where state is kept; every key not listed here belongs to the state store's own settings."""
 
     connector: str = Field(
         default="modelmesh.memory.v1", description="State store: ID or short name. Read back as the full ID."
     )
-    sync_policy: Literal["in-memory"] = Field(default="in-memory", description="When state is written.")
+    sync_policy: Literal["in-memory", "sync-on-boundary", "periodic", "immediate"] | None = Field(
+        default=None,
+        description="When state is written: never, at start and end, in intervals besides, or with each change. By"
+        " default sync-on-boundary for stores that survive a restart.",
+    )
+    sync_interval: PositiveDuration = Field(default=300.0, description="Between two writes, under periodic (duration).")
+    locking: LockingConfig = Field(
+        default_factory=LockingConfig, description="How processes that share the store keep from writing at once."
+    )
     call_timeout: PositiveDuration = Field(
         default=0.25, description="What a request may wait for a shared store (duration)."
     )

@@ -24,16 +24,13 @@ NOT_YET: tuple[str, ...] = (
     "providers.*.discovery",
     "providers.*.catalogue",
     "providers.*.auth",
-    "storage.sync_interval",
     "storage.format",
     "storage.compression",
     "storage.encryption",
-    "storage.locking",
 )
 """Keys that nothing reads yet, whatever connectors are installed; ``*`` stands for any one key."""
 
 NOT_YET_VALUES: Mapping[str, tuple[str, ...]] = {
-    "storage.sync_policy": ("sync-on-boundary", "periodic", "immediate"),
 }
 """Values that a key will take."""
 

@@ -78,7 +78,7 @@ def test_a_mistake_is_named_with_its_line_its_path_and_a_remedy(
 
 def test_all_mistakes_come_at_once_in_document_order(load: Load) -> None:
     """Nobody has to fix a file one error at a time."""
-    found = problems(load, BASE + POOL + "    deadline: soon\n    strategey: x\nstorage: {locking: {}}\n")
+    found = problems(load, BASE + POOL + "    deadline: soon\n    strategey: x\nstorage: {encryption: {}}\n")
 
     assert [problem.line for problem in found] == [10, 11, 12]
 

@@ -94,6 +94,13 @@ WORKS: list[tuple[str, str, Any]] = [
     ("", "routing: {allow_model_names: false}", ("routing.allow_model_names", False)),
     ("", "storage: {connector: memory}", ("storage.connector", "modelmesh.memory.v1")),
     ("", "storage: {sync_policy: in-memory}", ("storage.sync_policy", "in-memory")),
+    ("", "storage: {persistence: {sync_policy: periodic}}", ("storage.sync_policy", "periodic")),
+    ("", "storage: {sync_interval: 5s}", ("storage.sync_interval", 5.0)),
+    ("", "storage: {locking: {enabled: false}}", ("storage.locking.enabled", False)),
+    ("", "storage: {locking: {timeout: 5s}}", ("storage.locking.timeout", 5.0)),
+    ("", "storage: {locking: {retry_interval: 5s}}", ("storage.locking.retry_interval", 5.0)),
+    ("", "storage: {on_store_error: {budget: open}}", ("storage.on_store_error.budget", "open")),
+    ("", "storage: {call_timeout: 5s, processes: 3}", ("storage.call_timeout", 5.0)),
     ("", "observability: {connector: modelmesh.null.v1}", ("observability.target.connector", "modelmesh.null.v1")),
     ("", "observability: {config: {verbose: true}}", ("observability.target.settings.verbose", True)),
     ("", "observability: {console: {verbose: true}}", ("observability.target.settings.verbose", True)),
@@ -154,10 +161,8 @@ REFUSED = [
     (PROVIDER, "fine_tuning: {supported: false}"),
     (PROVIDER, "connection_pool: {max_connections: 50}"),
     (PROVIDER, "max_retries: 0"),
-    *(("", f"storage: {{sync_policy: {policy}}}") for policy in ("sync-on-boundary", "periodic", "immediate")),
-    ("", "storage: {persistence: {sync_policy: periodic}}"),
     *(("", f"storage: {{{key}: x}}") for key in (
-        "sync_interval", "format", "compression", "encryption", "locking",
+        "format", "compression", "encryption",
     )),
 ]  # fmt: skip
 

@@ -1,0 +1,350 @@
+"""StateManager: health, usage and rests survive a restart.
+
+The whole mesh is one record of the state store, in JSON with a format number. It is read at start, where rests are
+shortened by the time that passed, and written as the sync policy says. A store that fails never fails a request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelmesh.errors import ModelMeshError, StateStoreError
+from modelmesh.interfaces.observability import Severity
+from modelmesh.interfaces.state_store import StoreLock
+from modelmesh.state import ModelState, ProviderState
+
+if TYPE_CHECKING:
+    from modelmesh._engine.pool import CapabilityPool
+    from modelmesh._engine.provider_service import ProviderService
+    from modelmesh._engine.registry import ModelRegistry
+    from modelmesh._engine.telemetry import Telemetry
+    from modelmesh.interfaces.runtime import Clock
+    from modelmesh.interfaces.state_store import StateStore
+
+FORMAT = 1
+KEY = "state/mesh"
+CORRUPT_KEY = "state/mesh.corrupt"
+COALESCE_SECONDS = 0.1
+"""Changes within this time are one write, under the policy ``immediate``."""
+
+SyncPolicy = Literal["in-memory", "sync-on-boundary", "periodic", "immediate"]
+
+
+@dataclass(slots=True)
+class StandbyState:
+    """A model that rests in a pool.
+
+    Attributes:
+        reason: Why.
+        remaining: Seconds until it may return, when this was taken; None until somebody recovers it.
+        ejections: Rests in a row.
+    """
+
+    reason: str
+    remaining: float | None
+    ejections: int = 0
+
+
+@dataclass(slots=True)
+class PersistedPoolState:
+    """A pool as it is kept: who takes traffic, who rests and why, and how often that changed."""
+
+    active_models: list[str] = field(default_factory=list)
+    standby_models: dict[str, StandbyState] = field(default_factory=dict)
+    rotation_count: int = 0
+
+
+@dataclass(slots=True)
+class SystemState:
+    """A whole mesh as it is kept; ``timestamp`` is the Unix time it was taken at."""
+
+    models: dict[str, ModelState] = field(default_factory=dict)
+    providers: dict[str, ProviderState] = field(default_factory=dict)
+    pools: dict[str, PersistedPoolState] = field(default_factory=dict)
+    timestamp: float = 0.0
+    version: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return {
+            "version": self.version,
+            "timestamp": self.timestamp,
+            "models": {name: state.to_dict() for name, state in self.models.items()},
+            "providers": {name: state.to_dict() for name, state in self.providers.items()},
+            "pools": {
+                name: {
+                    "active_models": pool.active_models,
+                    "standby_models": {
+                        model: {"reason": each.reason, "remaining": each.remaining, "ejections": each.ejections}
+                        for model, each in pool.standby_models.items()
+                    },
+                    "rotation_count": pool.rotation_count,
+                }
+                for name, pool in self.pools.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SystemState:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            StateStoreError: It was written by a newer version.
+            ValueError: It is no such state; says where.
+        """
+        version: Any = data.get("version")
+        if not isinstance(version, int):
+            raise ValueError("the state has no version")
+        if version > FORMAT:
+            raise StateStoreError(
+                f"the saved state has format {version}, which a newer version wrote; this one reads up to {FORMAT}."
+                " Upgrade, or reset the state with `modelmesh state reset`"
+            )
+        try:
+            return cls(
+                {name: ModelState.from_dict(each) for name, each in data["models"].items()},
+                {name: ProviderState.from_dict(each) for name, each in data["providers"].items()},
+                {name: _pool_of(each) for name, each in data["pools"].items()},
+                float(data["timestamp"]),
+                version,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the state is not complete: {error}") from None
+
+
+def _pool_of(data: Mapping[str, Any]) -> PersistedPoolState:
+    return PersistedPoolState(
+        list(data["active_models"]),
+        {
+            model: StandbyState(
+                str(each["reason"]),
+                None if each["remaining"] is None else float(each["remaining"]),
+                int(each.get("ejections", 0)),
+            )
+            for model, each in data["standby_models"].items()
+        },
+        int(data.get("rotation_count", 0)),
+    )
+
+
+@dataclass(slots=True)
+class SyncStatus:
+    """How far what is kept lies behind; times are Unix times, None when there is none.
+
+    Attributes:
+        last_sync: When state was last written.
+        next_sync: When it is written next, under ``periodic``.
+        pending_changes: Whether anything changed since, as 0 or 1.
+        locked: Whether somebody writes just now.
+        lock_owner: Not known across processes; None.
+    """
+
+    last_sync: float | None = None
+    next_sync: float | None = None
+    pending_changes: int = 0
+    locked: bool = False
+    lock_owner: str | None = None
+
+
+class StateManager:
+    """Reads and writes a mesh's state.
+
+    Args:
+        store: Where it is kept.
+        registry: The models.
+        providers: By ID.
+        pools: By name.
+        clock: Time.
+        telemetry: Told of trouble.
+        policy: When state is written.
+        interval: Seconds between writes under ``periodic``.
+        lock_timeout: Seconds to wait for another process that writes; None to write without asking.
+        lock_retry: Seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        registry: ModelRegistry,
+        providers: Mapping[str, ProviderService],
+        pools: Mapping[str, CapabilityPool],
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        policy: SyncPolicy,
+        interval: float = 300.0,
+        lock_timeout: float | None = 30.0,
+        lock_retry: float = 1.0,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._providers = providers
+        self._pools = pools
+        self._clock = clock
+        self._telemetry = telemetry
+        self.policy = policy
+        self._interval = interval
+        self._lock_timeout = lock_timeout
+        self._lock_retry = lock_retry
+        self._last_sync: float | None = None
+        self._seen: object = None
+        self._saving = False
+
+    # --- taking and applying ------------------------------------------------------------
+
+    def snapshot(self) -> SystemState:
+        """Return the state of the mesh now."""
+        return SystemState(
+            {model.name: model.state for model in self._registry.list_models()},
+            {name: provider.state for name, provider in self._providers.items()},
+            {name: _persisted(pool) for name, pool in self._pools.items()},
+            self._clock.time(),
+        )
+
+    def apply(self, state: SystemState) -> None:
+        """Make the mesh what a state says; models, providers and pools it does not have are passed over."""
+        passed = max(0.0, self._clock.time() - state.timestamp)
+        for name, saved in state.models.items():
+            model = self._registry.get_model(name)
+            if model is not None:
+                _copy(saved, model.state)
+        for name, kept in state.providers.items():
+            provider = self._providers.get(name)
+            if provider is not None:
+                _copy(kept, provider.state)
+                if not (kept.available and kept.auth_valid):
+                    provider.deactivated = "restored"
+        for name, pool_state in state.pools.items():
+            pool = self._pools.get(name)
+            if pool is None:
+                continue
+            for model_id, standby in pool_state.standby_models.items():
+                left = None if standby.remaining is None else standby.remaining - passed
+                pool.restore(model_id, standby.reason, rest=left, ejections=standby.ejections)
+        for provider in self._providers.values():
+            # A provider none of whose models rests any longer may be called.
+            if provider.deactivated is not None and not any(
+                not member.active for model in provider.models for member in model.members
+            ):
+                provider.deactivated = None
+                provider.state.available = provider.state.auth_valid = True
+            provider.count_active()
+
+    # --- the store -----------------------------------------------------------------------------
+
+    async def load(self) -> SystemState | None:
+        """Read the saved state and apply it; None when there is none.
+
+        A record that cannot be read is kept aside and traced, and the mesh begins anew.
+
+        Raises:
+            StateStoreError: The store does not answer, or a newer version wrote the state.
+        """
+        record = await self._store.load(KEY)
+        if record is None:
+            return None
+        try:
+            data = json.loads(record.data)
+            state = SystemState.from_dict(data if isinstance(data, dict) else {})
+        except ValueError as error:
+            await self._store.save(CORRUPT_KEY, record.data)
+            self._telemetry.trace(
+                Severity.WARNING,
+                "storage",
+                f"the saved state cannot be read; it is kept as {CORRUPT_KEY!r}, and the mesh begins anew",
+                error=str(error),
+            )
+            return None
+        self.apply(state)
+        self._telemetry.trace(
+            Severity.INFO,
+            "storage",
+            "state is restored",
+            {"models": len(state.models), "age_seconds": round(self._clock.time() - state.timestamp, 1)},
+        )
+        return state
+
+    async def save(self) -> bool:
+        """Write the state; trouble is traced and returned as False, never raised."""
+        seen = self._mark()
+        self._saving = True
+        try:
+            lock = await self._lock()
+            try:
+                await self._store.save(KEY, json.dumps(self.snapshot().to_dict()).encode())
+            finally:
+                if lock is not None:
+                    await self._store.unlock(lock)
+        except ModelMeshError as error:
+            self._telemetry.trace(Severity.ERROR, "storage", "state could not be saved", error=str(error))
+            return False
+        finally:
+            self._saving = False
+        self._seen = seen
+        self._last_sync = self._clock.time()
+        return True
+
+    async def _lock(self) -> StoreLock | None:
+        """Take the lock that keeps two processes from writing at once, where they could."""
+        if self._lock_timeout is None or not self._store.guarantees.shared_between_processes:
+            return None
+        ends_at = self._clock.monotonic() + self._lock_timeout
+        while True:
+            lock = await self._store.lock(KEY, expires_in=self._lock_timeout or 1.0)
+            if lock is not None:
+                return lock
+            if self._clock.monotonic() >= ends_at:
+                raise StateStoreError("another process has held the lock of the state for too long")
+            await self._clock.sleep(self._lock_retry)
+
+    async def sync(self) -> bool:
+        """Write what is to be written now under the policy; return whether it was."""
+        if self.policy == "periodic":
+            due = self._last_sync is None or self._clock.time() - self._last_sync >= self._interval
+            return due and await self.save()
+        if self.policy == "immediate":
+            return self._mark() != self._seen and await self.save()
+        return False
+
+    async def run(self) -> None:
+        """Write in the background for as long as it runs; ends at once under policies that do not."""
+        self._seen = self._mark()
+        while self.policy in ("periodic", "immediate"):
+            await self._clock.sleep(self._interval if self.policy == "periodic" else COALESCE_SECONDS)
+            if self.policy == "periodic":
+                await self.save()
+            else:
+                await self.sync()
+
+    def get_sync_status(self) -> SyncStatus:
+        """Say when state was written and whether there is more to write."""
+        following = None
+        if self.policy == "periodic":
+            following = (self._last_sync or self._clock.time()) + self._interval
+        return SyncStatus(self._last_sync, following, int(self._mark() != self._seen), self._saving)
+
+    def _mark(self) -> object:
+        """Return something that differs whenever the state does."""
+        return (
+            tuple(pool.rotation_events for pool in self._pools.values()),
+            tuple((model.state.quota_used, model.state.last_failure) for model in self._registry.list_models()),
+        )
+
+
+def _persisted(pool: CapabilityPool) -> PersistedPoolState:
+    standby = {
+        name: StandbyState(member.reason or "", member.cooldown_remaining, member.ejections)
+        for name, member in pool.members.items()
+        if not member.active
+    }
+    return PersistedPoolState(
+        [name for name, member in pool.members.items() if member.active], standby, pool.rotation_events
+    )
+
+
+def _copy(saved: Any, live: Any) -> None:
+    for name, value in saved.to_dict().items():
+        setattr(live, name, value)

@@ -1,0 +1,141 @@
+"""``modelmesh state``: what a mesh keeps in its state store: look at it, copy it, put it back, begin anew."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from modelmesh.config import load_config
+from modelmesh.errors import StateStoreError
+from modelmesh.interfaces.state_store import StateStore
+from modelmesh.plugins import PluginHost
+from modelmesh.state_manager import CORRUPT_KEY, KEY, SystemState
+
+Result = TypeVar("Result")
+
+
+@click.group("state")
+def command() -> None:
+    """Look at, export, import or reset the state that a mesh keeps.
+
+    CONFIG is the mesh's configuration; its storage section says where the state is.
+    """
+
+
+@command.command("show")
+@click.argument("config", type=click.Path())
+def show(config: str) -> int:
+    """Show models, what they used, and who rests for how long."""
+    state = _with_store(config, _read)
+    if state is None:
+        click.echo("no state is saved")
+        return 0
+    console = Console(highlight=False)
+    taken = datetime.fromtimestamp(state.timestamp, UTC).isoformat(timespec="seconds")
+    console.print(f"state of {taken}, format {state.version}")
+    resting = {
+        model: (name, standby) for name, pool in state.pools.items() for model, standby in pool.standby_models.items()
+    }
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for name, right in (("model", False), ("status", False), ("requests", True), ("tokens", True), ("cost $", True)):
+        table.add_column(name, justify="right" if right else "left")
+    table.add_column("rests")
+    for name, model in state.models.items():
+        pool, standby = resting.get(name, ("", None))
+        rest = ""
+        if standby is not None:
+            left = "until it is recovered" if standby.remaining is None else f"{standby.remaining:.0f} s"
+            rest = f"{standby.reason}, {left} (pool {pool})"
+        table.add_row(
+            name, model.status, str(model.quota_used), f"{model.tokens_used:,}", f"{model.cost_accumulated:.4f}", rest
+        )
+    console.print(table)
+    return 0
+
+
+@command.command("export")
+@click.argument("config", type=click.Path())
+@click.argument("file", type=click.Path(dir_okay=False))
+def export(config: str, file: str) -> int:
+    """Write the state to FILE as JSON."""
+    state = _with_store(config, _read)
+    if state is None:
+        raise click.ClickException("no state is saved, so there is nothing to export")
+    try:
+        Path(file).write_text(json.dumps(state.to_dict(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{file}: cannot be written: {error.strerror}") from None
+    click.echo(f"{len(state.models)} models and {len(state.pools)} pools are in {file}")
+    return 0
+
+
+@command.command("import")
+@click.argument("config", type=click.Path())
+@click.argument("file", type=click.Path(dir_okay=False))
+def import_(config: str, file: str) -> int:
+    """Replace the state by what FILE holds. End the mesh first: it would write its own over it."""
+    try:
+        data = json.loads(Path(file).read_text(encoding="utf-8"))
+        state = SystemState.from_dict(data if isinstance(data, dict) else {})
+    except OSError as error:
+        raise click.ClickException(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise click.ClickException(f"{file}: is no exported state: {error}") from None
+
+    async def write(store: StateStore) -> None:
+        await store.save(KEY, json.dumps(state.to_dict()).encode())
+
+    _with_store(config, write)
+    click.echo(f"{len(state.models)} models and {len(state.pools)} pools are restored at the next start")
+    return 0
+
+
+@command.command("reset")
+@click.argument("config", type=click.Path())
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(config: str, yes: bool) -> int:
+    """Forget health, usage and rests; books of budgets and quotas stay. End the mesh first."""
+    if not yes:
+        click.confirm("Forget the health, usage and rests of every model?", abort=True)
+
+    async def forget(store: StateStore) -> bool:
+        await store.delete(CORRUPT_KEY)
+        return await store.delete(KEY)
+
+    click.echo("the state is forgotten" if _with_store(config, forget) else "no state was saved")
+    return 0
+
+
+async def _read(store: StateStore) -> SystemState | None:
+    record = await store.load(KEY)
+    if record is None:
+        return None
+    try:
+        return SystemState.from_dict(json.loads(record.data))
+    except ValueError as error:
+        raise StateStoreError(f"the saved state cannot be read: {error}; `modelmesh state reset` begins anew") from None
+
+
+def _with_store(config: str, use: Callable[[StateStore], Awaitable[Result]]) -> Result:
+    plugins = PluginHost()
+    section = load_config(config, connectors=plugins, environ=os.environ).storage
+    if section is None:
+        raise click.ClickException(f"{config}: has no storage section, so no state is kept")
+
+    async def run() -> Result:
+        store: Any = plugins.build("state_stores", section.connector, section.settings)
+        try:
+            return await use(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())

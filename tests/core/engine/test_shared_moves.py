@@ -1,0 +1,105 @@
+"""What one process learns of a model's health, another knows within a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelmesh import ModelMesh, PluginHost
+from modelmesh.errors import ProviderServerError
+from modelmesh.interfaces.strategy import RecoveryTrigger
+from modelmesh.router import CompletionRequest
+from modelmesh_cdk.testing import ScriptedProvider
+from modelmesh_cdk.testing.scripted import fail
+
+FAILING = fail(ProviderServerError("no", status_code=500))
+Process = Callable[..., ModelMesh]
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    """Start meshes that share one database, as processes of one host do."""
+    built: list[ModelMesh] = []
+
+    def make(*script: Any, models: str = "ab") -> ModelMesh:
+        mesh = ModelMesh(plugins=PluginHost(), environ={})
+        built.append(mesh)
+        mesh.initialize(
+            {
+                "providers": {name: {"instance": ScriptedProvider(script if name == "a" else ())} for name in models},
+                "models": {name: {"provider": name, "capabilities": ["chat-completion"]} for name in models},
+                "pools": {"chat-completion": {"retry": {"max_attempts": 0}, "deactivation": {"retry_limit": 1}}},
+                "storage": {
+                    "connector": "modelmesh.sqlite.v1",
+                    "path": str(tmp_path / "state.db"),
+                    "sync_policy": "in-memory",
+                },
+            }
+        )
+        return mesh
+
+    yield make
+    for mesh in built:
+        mesh.shutdown()
+
+
+def ask(mesh: ModelMesh) -> str:
+    """Ask; return the ID of the model that answered."""
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+    return asyncio.run(mesh.get_router().acomplete("chat-completion", request)).model
+
+
+def member(mesh: ModelMesh, model: str) -> Any:
+    """Return a model's place in the pool."""
+    return mesh.get_router().get_pool("chat-completion").members[model]
+
+
+def until(here: ModelMesh, there: ModelMesh, model: str, *, active: bool, rounds: int = 50) -> bool:
+    """Wait until a model is (in)active there as it is here; False after some rounds.
+
+    What is told before somebody listens is lost, as delivery is at most once; so it is told again meanwhile.
+    """
+    place, waiting = member(here, model), threading.Event()
+    for _ in range(rounds):
+        if member(there, model).active is active:
+            return True
+        place.pool.on_move(place, RecoveryTrigger.MANUAL if active else None)
+        waiting.wait(0.1)
+    return False
+
+
+def test_a_model_that_failed_elsewhere_rests_here_too(process: Process) -> None:
+    """The second process passes it by without having met the failure."""
+    first, second = process(FAILING), process()
+
+    assert ask(first) == "b"
+
+    assert until(first, second, "a", active=False)
+    assert member(second, "a").reason == "error_threshold"
+    assert ask(second) == "b"
+
+
+def test_a_model_put_aside_and_taken_back_by_hand_is_so_everywhere(process: Process) -> None:
+    """An operator says it once."""
+    first, second = process(), process()
+
+    first.rotate("chat-completion")
+    assert until(first, second, "a", active=False)
+    first.get_router().get_pool("chat-completion").recover(member(first, "a").model)
+
+    assert until(first, second, "a", active=True)
+
+
+def test_the_last_model_is_not_taken_from_a_process_by_another(process: Process) -> None:
+    """Errors elsewhere never leave a pool here without anybody; an order by hand does."""
+    first, second = process(FAILING), process(models="a")
+    ask(first)
+    assert not member(first, "a").active
+
+    assert not until(first, second, "a", active=False, rounds=8)
+    assert ask(second) == "a"

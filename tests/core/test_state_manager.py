@@ -1,0 +1,304 @@
+"""State survives a restart: usage, health and rests, minus the time that passed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from modelmesh import ModelMesh, PluginHost
+from modelmesh.errors import ProviderServerError, StateStoreError
+from modelmesh.interfaces.state_store import StoreGuarantees
+from modelmesh.router import CompletionRequest
+from modelmesh.state_manager import CORRUPT_KEY, KEY, SystemState
+from modelmesh_cdk.testing import FakeClock, ScriptedProvider
+from modelmesh_cdk.testing.scripted import fail
+from modelmesh_plugins.commands.state import command
+from modelmesh_plugins.state_stores.memory import MemoryStateStore
+
+FAILING = fail(ProviderServerError("no", status_code=500))
+
+
+class Kept(MemoryStateStore):
+    """A store whose records outlive it: every instance has the same."""
+
+    guarantees = StoreGuarantees(survives_restart=True, shared_between_processes=False)
+    shared: MemoryStateStore
+    broken = False
+
+    async def _load(self, key: str) -> Any:
+        return await self.shared._load(key)
+
+    async def _save(self, key: str, data: bytes, expected_version: int | None) -> Any:
+        if type(self).broken:
+            raise StateStoreError("the disk is full")
+        return await self.shared._save(key, data, expected_version)
+
+    async def _delete(self, key: str) -> bool:
+        return await self.shared._delete(key)
+
+    async def _list(self, prefix: str) -> Any:
+        return await self.shared._list(prefix)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    Kept.shared, Kept.broken = MemoryStateStore(), False
+
+
+Start = Callable[..., ModelMesh]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start meshes of two models over a store that outlives them."""
+    built: list[ModelMesh] = []
+
+    def make(clock: FakeClock, *script: Any, **storage: Any) -> ModelMesh:
+        plugins = PluginHost()
+        plugins.register("state_stores", "test.kept.v1", Kept)
+        mesh = ModelMesh(clock=clock, plugins=plugins, environ={})
+        built.append(mesh)
+        mesh.initialize(
+            {
+                "providers": {"a": {"instance": ScriptedProvider(script)}, "b": {"instance": ScriptedProvider()}},
+                "models": {name: {"provider": name, "capabilities": ["chat-completion"]} for name in "ab"},
+                "pools": {
+                    "chat-completion": {
+                        "strategy": "priority-selection",
+                        "model_priority": ["a", "b"],
+                        "retry": {"max_attempts": 0},
+                        "deactivation": {"retry_limit": 1},
+                        "recovery": {"cooldown": "100s"},
+                    }
+                },
+                "storage": {"connector": "test.kept.v1", **storage},
+            }
+        )
+        return mesh
+
+    yield make
+    for mesh in built:
+        mesh.shutdown()
+
+
+def ask(mesh: ModelMesh) -> str:
+    """Ask; return the ID of the model that answered."""
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+    return asyncio.run(mesh.get_router().acomplete("chat-completion", request)).model
+
+
+def saved() -> Any:
+    """Return the record as data."""
+    record = asyncio.run(Kept.shared._load(KEY))
+    return None if record is None else json.loads(record.data)
+
+
+def test_usage_and_rests_are_there_after_a_restart(start: Start) -> None:
+    """What was used stays used, and who rested goes on resting."""
+    clock = FakeClock()
+    first = start(clock, FAILING)
+    assert ask(first) == "b"
+    first.shutdown()
+
+    second = start(clock)
+
+    assert second.get_registry().get_model("b").state.quota_used == 1  # type: ignore[union-attr]
+    assert second.get_router().get_pool("chat-completion").members["a"].reason == "error_threshold"
+    assert ask(second) == "b"
+
+
+def test_a_rest_is_shorter_by_the_time_that_passed(start: Start) -> None:
+    """Of 100 seconds 60 are over when the mesh starts again, and the rest ends in time."""
+    clock = FakeClock()
+    first = start(clock, FAILING)
+    ask(first)
+    first.shutdown()
+    clock.advance(60)
+
+    second = start(clock)
+    member = second.get_router().get_pool("chat-completion").members["a"]
+
+    assert member.cooldown_remaining == pytest.approx(40, abs=11)  # up to a tenth of jitter
+    clock.advance(51)
+    assert ask(second) == "a"
+
+
+def test_a_rest_that_ended_meanwhile_is_over(start: Start) -> None:
+    """Nobody waits for time that has passed."""
+    clock = FakeClock()
+    first = start(clock, FAILING)
+    ask(first)
+    first.shutdown()
+    clock.advance(1_000)
+
+    assert ask(start(clock)) == "a"
+
+
+def test_a_model_put_aside_by_hand_stays_aside(start: Start) -> None:
+    """However long the mesh was down."""
+    clock = FakeClock()
+    first = start(clock)
+    first.rotate("chat-completion")
+    first.shutdown()
+    clock.advance(1_000_000)
+
+    assert ask(start(clock)) == "b"
+
+
+def test_models_that_are_gone_are_passed_over(start: Start) -> None:
+    """A changed configuration is no error."""
+    clock = FakeClock()
+    first = start(clock)
+    first.shutdown()
+    state = saved()
+    state["models"]["gone"] = state["models"].pop("a")
+    asyncio.run(Kept.shared._save(KEY, json.dumps(state).encode(), None))
+
+    assert ask(start(clock)) == "a"
+
+
+def test_a_record_that_cannot_be_read_is_kept_aside(start: Start) -> None:
+    """The mesh begins anew, and nothing is lost."""
+    asyncio.run(Kept.shared._save(KEY, b"{half a rec", None))
+
+    assert ask(start(FakeClock())) == "a"
+    kept = asyncio.run(Kept.shared._load(CORRUPT_KEY))
+    assert kept is not None
+    assert kept.data == b"{half a rec"
+
+
+def test_a_state_from_the_future_is_refused_and_left_alone(start: Start) -> None:
+    """An older version would write over what it does not understand."""
+    record = json.dumps({"version": 99, "timestamp": 0}).encode()
+    asyncio.run(Kept.shared._save(KEY, record, None))
+
+    with pytest.raises(StateStoreError, match="format 99, which a newer version wrote"):
+        start(FakeClock())
+
+    assert saved()["version"] == 99
+
+
+def test_a_save_that_fails_fails_no_request_and_no_shutdown(start: Start) -> None:
+    """It is traced; that is all."""
+    mesh = start(FakeClock(), sync_policy="immediate")
+    Kept.broken = True
+
+    assert ask(mesh) == "a"
+    mesh.shutdown()
+
+
+def test_in_memory_keeps_nothing(start: Start) -> None:
+    """Though the store could."""
+    mesh = start(FakeClock(), sync_policy="in-memory")
+    ask(mesh)
+    mesh.shutdown()
+
+    assert saved() is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "seconds"), [("periodic", 10.0), ("immediate", 0.2)], ids=["in intervals", "with each change"]
+)
+def test_state_is_written_while_the_mesh_runs(start: Start, policy: str, seconds: float) -> None:
+    """Before it is shut down, and one write for all that happened meanwhile."""
+    clock = FakeClock()
+    mesh = start(clock, sync_policy=policy, sync_interval="10s")
+    clock.wait_until_sleeping()
+    ask(mesh)
+    ask(mesh)
+    clock.advance(seconds)
+    clock.wait_until_sleeping()
+
+    record = asyncio.run(Kept.shared._load(KEY))
+    assert record is not None
+    assert record.version == 1
+    assert json.loads(record.data)["models"]["a"]["quota_used"] == 2
+
+
+def test_a_state_comes_through_json_unchanged(start: Start) -> None:
+    """Every field of it; only a cooldown goes on running."""
+    mesh = start(FakeClock(), FAILING)
+    ask(mesh)
+    mesh.shutdown()
+    data = saved()
+    data["models"]["a"]["cooldown_remaining"] = 0.0
+
+    assert SystemState.from_dict(data).to_dict() == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{}, {"version": "1"}, {"version": 1}, {"version": 1, "timestamp": 0, "models": [], "providers": {}, "pools": {}}],
+    ids=["empty", "text", "half", "list"],
+)
+def test_what_is_no_state_says_so(data: dict[str, Any]) -> None:
+    """As one error, whatever is missing."""
+    with pytest.raises(ValueError, match="the state"):
+        SystemState.from_dict(data)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration whose state is in a file beside it, with some state in it."""
+    file = tmp_path / "modelmesh.yaml"
+    file.write_text(
+        "providers: {here: {connector: modelmesh.simulator.v1}}\n"
+        "models: {tiny: {provider: here, capabilities: [chat-completion]}}\n"
+        "pools: {chat-completion: {}}\n"
+        f"storage: {{connector: modelmesh.file.v1, path: {tmp_path / 'state.json'}}}\n"
+    )
+    with ModelMesh() as mesh:
+        mesh.initialize(file)
+        mesh.get_client().chat.completions.create(model="chat-completion", messages=[{"role": "user", "content": "hi"}])
+    return file
+
+
+def run(*arguments: str) -> Any:
+    """Run ``modelmesh state`` with these arguments."""
+    return CliRunner().invoke(command, list(arguments), standalone_mode=False)
+
+
+def test_the_state_is_shown(config: Path) -> None:
+    """Models, and what they used."""
+    output = run("show", str(config)).output
+
+    assert "tiny" in output
+    assert "active" in output
+
+
+def test_the_state_is_exported_reset_and_put_back(config: Path, tmp_path: Path) -> None:
+    """What comes back is what was taken out."""
+    exported = tmp_path / "out.json"
+
+    assert run("export", str(config), str(exported)).return_value == 0
+    assert "forgotten" in run("reset", str(config), "--yes").output
+    assert "no state is saved" in run("show", str(config)).output
+    assert run("import", str(config), str(exported)).return_value == 0
+    assert "tiny" in run("show", str(config)).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("import", "{config}", "{folder}/nowhere.json"), "cannot be read"),
+        (("import", "{config}", "{config}"), "is no exported state"),
+        (("export", "{config}", "{folder}/no/such/folder.json"), "cannot be written"),
+    ],
+    ids=["missing", "not json", "unwritable"],
+)
+def test_what_is_wrong_is_one_line(config: Path, arguments: tuple[str, ...], said: str) -> None:
+    """With the file's name."""
+    filled = [each.format(config=config, folder=config.parent) for each in arguments]
+
+    error = run(*filled).exception
+
+    assert said in error.format_message()
