@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
+from time import sleep
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -248,7 +248,7 @@ def _repeat(step: Callable[[], None], seconds: float) -> None:
     """Do something every so many seconds until Ctrl-C, which is how a watch is meant to end."""
     try:
         while True:
-            time.sleep(seconds)
+            sleep(seconds)
             step()
     except KeyboardInterrupt:
         return
@@ -257,6 +257,10 @@ def _repeat(step: Callable[[], None], seconds: float) -> None:
 def _base(url: str) -> str:
     """Return a server's base URL from what people write."""
     whole = url if "://" in url else f"http://{url}"
-    if urlsplit(whole).scheme not in ("http", "https"):
+    try:
+        is_web = urlsplit(whole).scheme in ("http", "https")
+    except ValueError:
+        is_web = False
+    if not is_web:
         raise CannotAskError(f"{whole!r} is no http or https URL; write it as http://HOST:PORT")
     return whole.rstrip("/").removesuffix("/v1").rstrip("/")
