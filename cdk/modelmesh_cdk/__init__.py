@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from modelmesh_cdk.log_file import LogFile
     from modelmesh_cdk.observability import BaseObservability, BaseObservabilityConfig
     from modelmesh_cdk.openai_compatible import OpenAICompatibleConfig, OpenAICompatibleProvider
+    from modelmesh_cdk.ordering import OrderedStrategy
+    from modelmesh_cdk.preference import Preferences
     from modelmesh_cdk.provider import BaseProvider, BaseProviderConfig
     from modelmesh_cdk.sse import ServerSentEvent, SSEParser
     from modelmesh_cdk.state_store import BaseStateStore
@@ -40,6 +42,8 @@ _HOMES: dict[str, str] = {
     "LogFile": "log_file",
     "OpenAICompatibleConfig": "openai_compatible",
     "OpenAICompatibleProvider": "openai_compatible",
+    "OrderedStrategy": "ordering",
+    "Preferences": "preference",
     "SSEParser": "sse",
     "SequentialStrategy": "strategy",
     "ServerSentEvent": "sse",
@@ -64,6 +68,8 @@ __all__ = [
     "LogFile",
     "OpenAICompatibleConfig",
     "OpenAICompatibleProvider",
+    "OrderedStrategy",
+    "Preferences",
     "SSEParser",
     "SequentialStrategy",
     "ServerSentEvent",

@@ -142,6 +142,22 @@ def test_a_choice_is_rated_before_it_is_committed() -> None:
     assert InTurn().select(models("ab"), REQUEST).score == 0.0
 
 
+def test_a_wait_is_part_of_the_result() -> None:
+    """Asked before the commit; none by default."""
+
+    class Slow(Last):
+        def wait(self, chosen: Candidate, request: SelectionRequest) -> float:
+            return 2.0 - self.commits
+
+    strategy = Slow()
+
+    assert Last().select(models("a"), REQUEST).wait_seconds == 0.0
+    assert [strategy.peek(models("a"), REQUEST).wait_seconds, strategy.select(models("a"), REQUEST).wait_seconds] == [
+        2,
+        2,
+    ]
+
+
 def test_the_others_are_ranked_by_score_then_by_pool_order() -> None:
     """The selected one is not among them."""
     strategy = Last()

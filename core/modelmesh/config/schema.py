@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from modelmesh.config.load import COMPOSED
 from modelmesh.config.models import Configuration, PoolConfig, ProviderConfig
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -31,7 +32,10 @@ def build_schema(connectors: LoadedConnectors) -> dict[str, Any]:
     schema["title"] = "ModelMesh configuration"
     definitions = schema["$defs"]
     _extend(definitions, ProviderConfig, connectors.load_all("providers"))
-    _extend(definitions, PoolConfig, connectors.load_all("strategies"))
+    strategies = connectors.load_all("strategies")
+    _extend(definitions, PoolConfig, strategies)
+    if COMPOSED in strategies:
+        _compose(definitions, strategies[COMPOSED])
     _open(definitions, "ObservabilityConfig", connectors.load_all("observability"))
     if "StorageConfig" in definitions:
         _extend_properties(definitions, "StorageConfig", connectors.load_all("state_stores"))
@@ -58,6 +62,15 @@ def _extend_properties(definitions: dict[str, Any], name: str, classes: Mapping[
                 known["anyOf"].append(shape)
             elif _bare(known) != _bare(shape):
                 properties[key] = {"anyOf": [known, shape], "x-connectors": True}
+
+
+def _compose(definitions: dict[str, Any], cls: type[Any]) -> None:
+    """Let ``strategy`` be a mapping, which holds the settings of the composed one."""
+    properties = definitions[PoolConfig.__name__]["properties"]
+    mapping = {"type": "object", "properties": _settings(definitions, cls), "additionalProperties": False}
+    name = {key: value for key, value in properties["strategy"].items() if key in ("type", "minLength")}
+    rest = {key: value for key, value in properties["strategy"].items() if key not in name}
+    properties["strategy"] = {**rest, "anyOf": [name, mapping]}
 
 
 def _settings(definitions: dict[str, Any], cls: type[Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelmesh.config import load_config
+from modelmesh.config import build_schema, load_config
 from modelmesh.config.models import Configuration
 from modelmesh.errors import ConfigurationError
 from modelmesh.plugins import PluginHost
@@ -79,6 +79,17 @@ def test_rate_limits_are_a_section_of_their_own(load: Load) -> None:
         "action": "queue",
         "max_wait": 5.0,
     }
+
+
+def test_editors_know_the_composed_strategy(plugins: PluginHost) -> None:
+    """In the schema a strategy is a name, or a mapping of known parts."""
+    schema = build_schema(plugins)
+    name, mapping = schema["$defs"]["PoolConfig"]["properties"]["strategy"]["anyOf"]
+
+    assert name["type"] == "string"
+    assert sorted(mapping["properties"]) == ["filter", "if_none", "pick", "score"]
+    assert set(schema["$defs"]["Filter"]["properties"]) >= {"headroom", "price", "feature"}
+    assert mapping["additionalProperties"] is False
 
 
 @pytest.mark.parametrize(
