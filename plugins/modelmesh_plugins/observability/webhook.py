@@ -100,9 +100,7 @@ class WebhookConnector(BaseObservability[WebhookConfig]):
         self._wait = wait or self._ending.wait
         self._lines: list[str] = []
         self._in_batch = False
-        self._headers = httpx.Headers(
-            {"User-Agent": "modelmesh-webhook", "Host": httpx.URL(settings.url).netloc.decode("ascii")}
-        )
+        self._headers = httpx.Headers({"User-Agent": "modelmesh-webhook"})
         self._headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
         self._headers["Content-Type"] = settings.content_type
         # The transport alone, without a client: that would log the URL, which is often a secret, and follow redirects
