@@ -99,7 +99,7 @@ def compare(log: Log, replay: Replay) -> Comparison:
 
 
 def _side(outcomes: Sequence[tuple[str | None, list[str]]], costs: Sequence[float], latencies: Sequence[float]) -> Side:
-    ordered = sorted(latency * 1000.0 for latency in latencies)
+    ordered = sorted(round(latency * 1000.0, 3) for latency in latencies)
     return Side(
         answers=dict(Counter(model for model, _ in outcomes if model is not None).most_common()),
         failed=sum(model is None for model, _ in outcomes),
@@ -107,7 +107,7 @@ def _side(outcomes: Sequence[tuple[str | None, list[str]]], costs: Sequence[floa
         rotated=sum(len(set(tried)) > 1 for _, tried in outcomes),
         cost=sum(costs),
         latency_ms={
-            "mean": sum(ordered) / len(ordered) if ordered else 0.0,
+            "mean": round(sum(ordered) / len(ordered), 3) if ordered else 0.0,
             "p50": _percentile(ordered, 0.50),
             "p95": _percentile(ordered, 0.95),
         },
