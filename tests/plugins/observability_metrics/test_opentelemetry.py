@@ -379,7 +379,7 @@ def test_a_collector_that_hangs_does_not_hold_the_end_up(entry: Entry) -> None:
     """Closing gives up after a while."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        connector = OpenTelemetryObservability(OpenTelemetryConfig(endpoint=url, timeout=0.5))
+        connector = OpenTelemetryObservability(OpenTelemetryConfig(endpoint=url, timeout=30.0))
         connector.log(entry(trace=LINK))
 
         started = time.monotonic()

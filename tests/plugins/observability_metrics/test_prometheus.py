@@ -25,7 +25,8 @@ from modelmesh.interfaces.observability import (
 from modelmesh.interfaces.runtime import ConnectorContext
 from modelmesh_cdk.testing import ObservabilityContract, answer
 from modelmesh_plugins.observability.prometheus import PrometheusConfig, PrometheusObservability
-from modelmesh_plugins.observability.prometheus.catalogue import CATALOGUE
+from modelmesh_plugins.observability.prometheus.catalogue import CATALOGUE, POOL_MODELS, PROVIDER_AVAILABLE
+from modelmesh_plugins.observability.prometheus.series import family
 from modelmesh_plugins.server.runner import ProxyServer
 from modelmesh_plugins.server.settings import ServerSettings
 
@@ -247,6 +248,9 @@ def test_more_pools_than_labels_do_not_spoil_the_page(build: Callable[..., Any])
     page = world.connector.render_metrics()
 
     assert value(page, "modelmesh_provider_available", provider="other") == 1
+    merged = family(POOL_MODELS, [(("other", "active"), 2.0), (("other", "active"), 3.0)])
+    worst = family(PROVIDER_AVAILABLE, [(("other",), 0.0), (("other",), 1.0)], min)
+    assert [[sample.value for sample in each.samples] for each in (merged, worst)] == [[5.0], [0.0]]
 
 
 def test_odd_names_are_quoted(entry: Entry) -> None:

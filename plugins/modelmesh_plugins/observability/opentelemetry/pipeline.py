@@ -15,6 +15,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from modelmesh_plugins.observability.opentelemetry.spans import DrawnIds
 
+_GIVEN_UP_SECONDS = 0.2
+"""Time that what was given up gets to notice."""
+
 
 class CountingExporter(SpanExporter):
     """Exports spans, and counts those that the collector did not take.
@@ -113,15 +116,15 @@ class Pipeline:
 
     def close(self, within: float) -> None:
         """Send what waits and end the threads; after so many seconds, give up what is not sent."""
-        too_late = threading.Timer(within, self._give_up)
-        too_late.daemon = True
-        too_late.start()
-        try:
-            self.traces.shutdown()
-            self.metrics.shutdown(timeout_millis=within * 1000.0)
-        finally:
-            too_late.cancel()
+        # The SDK's own limits do not hold while it waits for a collector that says nothing.
+        ending = threading.Thread(target=self._end, name="modelmesh-otel-end", daemon=True)
+        ending.start()
+        ending.join(within)
+        if ending.is_alive():
+            self.exporter.shutdown()
+            self._metric_exporter.shutdown()
+            ending.join(_GIVEN_UP_SECONDS)
 
-    def _give_up(self) -> None:
-        self.exporter.shutdown()
-        self._metric_exporter.shutdown()
+    def _end(self) -> None:
+        self.traces.shutdown()
+        self.metrics.shutdown()

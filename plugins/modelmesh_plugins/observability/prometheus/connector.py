@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric as Family
@@ -120,8 +120,9 @@ class PrometheusObservability(BaseObservability[PrometheusConfig]):
 
     def families(self) -> list[Family]:
         """Return every metric with its values at this moment."""
+        glance = None if self._mesh is None else _Glance(self._mesh)
         with self._lock:
-            return [*self._series.families(), *(() if self._mesh is None else self._observed(self._mesh))]
+            return [*self._series.families(), *(() if glance is None else self._observed(glance))]
 
     # --- records ------------------------------------------------------------------------
 
@@ -200,23 +201,17 @@ class PrometheusObservability(BaseObservability[PrometheusConfig]):
             self._targets.add(target)
         return target
 
-    def _observed(self, mesh: ModelMesh) -> Iterator[Family]:
-        """Yield what is read from the mesh at this moment."""
-        pools = [(self._label("pool", pool.name), pool) for pool in mesh.get_router().list_pools()]
-        yield family(names.IN_FLIGHT, [((name,), pool.active_requests) for name, pool in pools])
-        states = [(name, pool.get_state()) for name, pool in pools]
-        yield family(
-            names.POOL_MODELS,
-            [
-                each
-                for name, state in states
-                for each in (((name, "active"), state.active_count), ((name, "standby"), state.standby_count))
-            ],
-        )
-        providers = [((self._label("provider", name),), status) for name, status in mesh.provider_status().items()]
+    def _observed(self, glance: _Glance) -> Iterator[Family]:
+        """Yield what was read from the mesh."""
+        pools = [(self._label("pool", pool.name), pool) for pool in glance.pools]
+        yield family(names.IN_FLIGHT, [((name,), pool.in_flight) for name, pool in pools])
+        active = [((name, "active"), float(pool.active)) for name, pool in pools]
+        standby = [((name, "standby"), float(pool.standby)) for name, pool in pools]
+        yield family(names.POOL_MODELS, [*active, *standby])
+        providers = [((self._label("provider", name),), status) for name, status in glance.providers.items()]
         yield family(names.PROVIDER_AVAILABLE, [(labels, float(each["available"])) for labels, each in providers], min)
         yield family(names.PROVIDER_SCORE, [(labels, each["availability_score"]) for labels, each in providers], min)
-        counts = [(self._label("connector", name), each) for name, each in mesh.delivery_counts().items()]
+        counts = [(self._label("connector", name), each) for name, each in glance.counts.items()]
         yield family(
             names.RECORDS,
             [
@@ -226,6 +221,26 @@ class PrometheusObservability(BaseObservability[PrometheusConfig]):
             ],
         )
         yield family(names.WAITING, [((name,), float(each.waiting)) for name, each in counts])
+
+
+class _PoolGlance(NamedTuple):
+    name: str
+    in_flight: int
+    active: int
+    standby: int
+
+
+class _Glance:
+    """What a mesh looks like at one moment; read without a lock of ours, as the mesh takes locks of its own."""
+
+    def __init__(self, mesh: ModelMesh) -> None:
+        states = [(pool, pool.get_state()) for pool in mesh.get_router().list_pools()]
+        self.pools = [
+            _PoolGlance(pool.name, pool.active_requests, state.active_count, state.standby_count)
+            for pool, state in states
+        ]
+        self.providers = mesh.provider_status()
+        self.counts = mesh.delivery_counts()
 
 
 class _Collector(Collector):
