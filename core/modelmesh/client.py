@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
-from modelmesh.router import Answer, RoutedStream, Router
+from modelmesh._engine.model import STREAMING, SYNC
+from modelmesh.explanation import Explanation
+from modelmesh.router import Answer, RoutedStream, Router, RoutingOptions
 
 if TYPE_CHECKING:
     from modelmesh.config import MeshConfig
@@ -284,6 +286,18 @@ class _Client:
     def describe(self) -> str:
         """Show pools and models as text, the current model of each pool marked by an arrow."""
         return self._mesh.describe()
+
+    def explain(
+        self, *, model: str, messages: Sequence[Mapping[str, Any]] = (), stream: bool = False, **parameters: Any
+    ) -> Explanation:
+        """Say where a request would go and why, without sending it: takes what ``chat.completions.create`` takes.
+
+        Raises:
+            CapabilityNotFoundError: Nothing has this name.
+        """
+        payload = {**parameters, "messages": list(messages)} if messages else None
+        options = RoutingOptions(STREAMING if stream else SYNC)
+        return self._mesh.get_router().explain(model, payload, options)
 
     def rotate(self, pool: str) -> str:
         """Move the pool's current model to standby until it is recovered by hand; return the next model's ID."""

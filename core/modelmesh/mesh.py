@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from modelmesh.client import AsyncOpenAIClient, OpenAIClient
     from modelmesh.config import MeshConfig
     from modelmesh.interfaces.observability import ObservabilityConnector
+    from modelmesh.quota import HeadroomRow, QuotaRow
     from modelmesh.router import Router
     from modelmesh.statistics import StatisticsCollector
 
@@ -274,6 +275,31 @@ class ModelMesh:
         return self._built().engine.statistics
 
     stats = get_statistics
+
+    def get_quota(self) -> list[QuotaRow]:
+        """Say of each budget, quota and limit what is used and left, and when it begins anew.
+
+        Raises:
+            StateStoreError: The state store does not answer.
+            UsageError: Called on the mesh's own event loop.
+        """
+        from modelmesh.quota import quota_rows
+
+        graph = self._built()
+        limits = {
+            limit.account: limit
+            for pool in graph.pools.values()
+            for member in pool.members.values()
+            for limit in member.limits
+        }
+        assert graph.state_store is not None
+        return self._loop.run(quota_rows(limits.values(), graph.state_store, self._clock.time()))
+
+    def get_headroom(self) -> list[HeadroomRow]:
+        """Say what each provider last said about its own rate limits."""
+        from modelmesh.quota import headroom_rows
+
+        return headroom_rows(self._built().providers)
 
     # --- looking ------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from modelmesh.errors import (
     RoutingError,
     unknown_name,
 )
+from modelmesh.explanation import Explanation, explain
 from modelmesh.interfaces.observability import ObservabilityConnector
 from modelmesh.interfaces.provider import Operation, ProviderChunk, Receipt, TokenUsage
 
@@ -267,6 +268,37 @@ class Router:
             result.fallback_ids(),
         )
 
+    def explain(
+        self,
+        capability: str,
+        request: CompletionRequest | Mapping[str, Any] | None = None,
+        options: RoutingOptions | None = None,
+    ) -> Explanation:
+        """Say where a request would go and why: each candidate, what removed it, scores, and the order to be tried.
+
+        Sends nothing, and moves no strategy's pointer.
+
+        Args:
+            capability: Capability name or virtual model name.
+            request: What would be asked, or its body in OpenAI's shape; what it needs narrows the candidates.
+            options: Routing hints.
+
+        Raises:
+            CapabilityNotFoundError: Nothing has this name.
+        """
+        payload = payload_of(request) if isinstance(request, CompletionRequest) else request
+        options = options or RoutingOptions()
+        asked = PipelineRequest(
+            capability,
+            options.delivery_mode or SYNC,
+            options.preferred_provider,
+            options.session_id,
+            options.metadata,
+            dry_run=True,
+            payload=payload,
+        )
+        return explain(self._pipeline, asked)
+
     @property
     def pipeline(self) -> RoutingPipeline:
         """The stages; add, remove or replace them."""
@@ -297,12 +329,13 @@ class Router:
             RoutingError: Nobody could answer; the subclass and its attributes say why.
             InvalidRequestError: The request itself is wrong.
         """
+        explanation = self._explained(capability, request) if request.metadata.get("explain") else None
         call = self._start("chat", capability, payload_of(request), SYNC, request.metadata)
         response = await self._engine.driver.complete(call)
         member = call.last_member
         assert member is not None
         record = call.attempts[-1]
-        return CompletionResponse(
+        answer = CompletionResponse(
             content_of(response.data),
             member.model_id,
             member.provider_id,
@@ -319,6 +352,14 @@ class Router:
                 "finish_reason": first_choice(response.data).get("finish_reason"),
             },
         )
+        if explanation is not None:
+            answer.metadata["explanation"] = explanation
+        return answer
+
+    def _explained(self, capability: str, request: CompletionRequest) -> Explanation:
+        given = request.metadata
+        options = RoutingOptions(SYNC, given.get("preferred_provider"), given.get("session_id"), given)
+        return self.explain(capability, request, options)
 
     async def execute(
         self,

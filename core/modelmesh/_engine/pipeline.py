@@ -495,6 +495,10 @@ class RoutingPipeline:
             )
         return PipelineResult(context, context.pool, context.selected, self._names)
 
+    def begin(self, request: PipelineRequest) -> PipelineContext:
+        """Return what the stages begin with."""
+        return PipelineContext(request)
+
     def add_stage(self, stage: PipelineStage, position: int) -> None:
         """Insert a stage at a zero-based position."""
         self._stages.insert(position, stage)

@@ -31,6 +31,11 @@ class CalendarWindow:
             self._find(now)
         return self._name, self._ends
 
+    def span(self, now: float) -> tuple[float, float]:
+        """Return the begin and the end of the window that a moment lies in, as Unix times."""
+        self.at(now)
+        return self._begins, self._ends
+
     def _find(self, now: float) -> None:
         today = datetime.fromtimestamp(now, self._zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
         if self.kind == "daily":

@@ -1,0 +1,103 @@
+"""What is left of configured limits: how much, until when, and when it is used up at the present pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelmesh.interfaces.ledger import NANO_USD, Ledger
+
+if TYPE_CHECKING:
+    from modelmesh._engine.limits import Limit
+    from modelmesh._engine.provider_service import ProviderService
+    from modelmesh.interfaces.provider import RateLimitStatus
+
+
+@dataclass(slots=True)
+class QuotaRow:
+    """One limit as it stands.
+
+    Attributes:
+        subject: What it limits, for people.
+        unit: ``USD``, ``requests`` or ``tokens``.
+        limit: The most, in that unit.
+        spent: Spent for good.
+        reserved: Held by requests on their way.
+        resets_at: Unix time at which it begins anew; None when it does not.
+        runs_out_at: Unix time at which it is used up if it goes on like this; None when it lasts until the reset.
+    """
+
+    subject: str
+    unit: str
+    limit: float
+    spent: float
+    reserved: float
+    resets_at: float | None = None
+    runs_out_at: float | None = None
+
+    @property
+    def left(self) -> float:
+        """What may still be claimed, 0 or more."""
+        return max(0.0, self.limit - self.spent - self.reserved)
+
+
+@dataclass(slots=True)
+class HeadroomRow:
+    """What a provider last said about its own limits; see `modelmesh.interfaces.provider.RateLimitStatus`."""
+
+    provider: str
+    status: RateLimitStatus
+
+
+async def quota_rows(limits: Iterable[Limit], ledger: Ledger, now: float) -> list[QuotaRow]:
+    """Return how windows and budgets stand; rates, which flow back by the second, are left out.
+
+    Args:
+        limits: As configured.
+        ledger: Keeps their accounts.
+        now: Unix time.
+    """
+    windows = [limit for limit in limits if limit.period is None]
+    accounts = [limit.claim(0, now).account for limit in windows]
+    balances = await ledger.balances(accounts)
+    rows: list[QuotaRow] = []
+    for limit, account in zip(windows, accounts, strict=True):
+        balance = balances[account]
+        begins, ends = (None, None) if limit.window is None else limit.window.span(now)
+        row = QuotaRow(
+            limit.subject,
+            "USD" if limit.unit == "nano_usd" else limit.unit,
+            _shown(limit, limit.amount),
+            _shown(limit, balance.spent),
+            _shown(limit, balance.reserved),
+            ends,
+        )
+        if begins is not None and ends is not None:
+            row.runs_out_at = _runs_out(row, begins, ends, now)
+        rows.append(row)
+    return rows
+
+
+def headroom_rows(providers: Mapping[str, ProviderService]) -> list[HeadroomRow]:
+    """Return what each provider last said about its limits; those that said nothing are left out."""
+    return [
+        HeadroomRow(name, provider.rate_limits)
+        for name, provider in providers.items()
+        if provider.rate_limits is not None
+    ]
+
+
+def _shown(limit: Limit, amount: int) -> float:
+    return amount / NANO_USD if limit.unit == "nano_usd" else amount
+
+
+def _runs_out(row: QuotaRow, begins: float, ends: float, now: float) -> float | None:
+    """Return when a window is used up if the rest of it goes as its beginning went."""
+    passed = now - begins
+    if not row.left:
+        return now
+    if passed <= 0 or row.spent <= 0:
+        return None
+    moment = now + row.left / (row.spent / passed)
+    return moment if moment < ends else None

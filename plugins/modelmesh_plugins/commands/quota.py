@@ -1,0 +1,63 @@
+"""``modelmesh quota``: what is left of budgets and quotas, until when, and for how long at this pace."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from modelmesh.mesh import ModelMesh
+from modelmesh.quota import QuotaRow
+
+
+@click.command("quota")
+@click.argument("config", type=click.Path(), envvar="MODELMESH_CONFIG")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(config: str, as_json: bool) -> int:
+    """Show the limits of CONFIG as its state store has them: used, left, next reset.
+
+    Limits are kept where the storage section says; without one they are this process's own, and empty. Times are UTC.
+    """
+    with ModelMesh() as mesh:
+        mesh.initialize(Path(config))
+        rows = mesh.get_quota()
+    if as_json:
+        click.echo(json.dumps([{**asdict(row), "left": row.left} for row in rows], indent=2))
+        return 0
+    if not rows:
+        click.echo(f"{config}: sets no budget, quota or other limit")
+        return 0
+    Console(highlight=False).print(_table(rows))
+    return 0
+
+
+def _table(rows: list[QuotaRow]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("limit")
+    for name in ("used", "on their way", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("begins anew", no_wrap=True)
+    table.add_column("used up", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.subject,
+            _amount(row.spent, row.unit),
+            _amount(row.reserved, row.unit),
+            _amount(row.left, row.unit),
+            "" if row.resets_at is None else _moment(row.resets_at),
+            "" if row.runs_out_at is None else _moment(row.runs_out_at),
+        )
+    return table
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"${value:.4f}" if unit == "USD" else f"{value:,.0f}"
+
+
+def _moment(unix: float) -> str:
+    return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,114 @@
+"""What is left of limits: how much, until when, and for how long at this pace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from modelmesh import ModelMesh
+from modelmesh.interfaces.provider import RateLimitStatus
+from modelmesh.router import CompletionRequest
+from modelmesh_cdk.testing import FakeClock, ScriptedProvider
+from modelmesh_cdk.testing.scripted import answer
+from modelmesh_plugins.commands.quota import command
+
+SIX = datetime(2026, 11, 21, 6, tzinfo=UTC).timestamp()
+MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC).timestamp()
+
+
+def mesh_with(provider: ScriptedProvider, **limits: Any) -> ModelMesh:
+    """Return a mesh of one model whose provider has these limits, at six in the morning."""
+    mesh = ModelMesh(clock=FakeClock(time=SIX), environ={})
+    mesh.initialize(
+        {
+            "providers": {"p": {"instance": provider, **limits}},
+            "models": {
+                "m": {"provider": "p", "capabilities": ["chat-completion"], "pricing": {"output_per_1k_tokens": 1.0}}
+            },
+            "pools": {"chat-completion": {}},
+        }
+    )
+    return mesh
+
+
+def ask(mesh: ModelMesh, times: int = 1) -> None:
+    """Ask so many times."""
+    for _ in range(times):
+        request = CompletionRequest([{"role": "user", "content": "hi"}], metadata={"parameters": {"max_tokens": 100}})
+        asyncio.run(mesh.get_router().acomplete("chat-completion", request))
+
+
+def test_what_is_used_and_left_and_when_it_begins_anew() -> None:
+    """In dollars for money, in requests for a quota."""
+    provider = ScriptedProvider(default=answer(tokens=100))
+    with mesh_with(provider, budget={"daily_limit": 1.0}, quota={"requests": 10, "reset_schedule": "daily"}) as mesh:
+        ask(mesh, 3)
+        money, requests = mesh.get_quota()
+
+    assert (money.unit, round(money.spent, 6), round(money.left, 6)) == ("USD", 0.3, 0.7)
+    assert (requests.unit, requests.spent, requests.left, requests.resets_at) == ("requests", 3, 7, MIDNIGHT)
+
+
+def test_a_pace_that_ends_before_the_window_is_foretold() -> None:
+    """Six of ten in six hours: the rest lasts four hours more."""
+    with mesh_with(ScriptedProvider(), quota={"requests": 10, "reset_schedule": "daily"}) as mesh:
+        ask(mesh, 6)
+        (row,) = mesh.get_quota()
+
+    assert row.runs_out_at == SIX + 4 * 3600
+
+
+def test_a_pace_that_lasts_is_no_news() -> None:
+    """One of a hundred in six hours reaches midnight with ease."""
+    with mesh_with(ScriptedProvider(), quota={"requests": 100, "reset_schedule": "daily"}) as mesh:
+        ask(mesh)
+        (row,) = mesh.get_quota()
+
+    assert row.runs_out_at is None
+
+
+def test_what_providers_say_of_their_own_limits_is_kept() -> None:
+    """The last figures of each."""
+    status = RateLimitStatus(requests_remaining=7, requests_limit=10, reset_seconds=1.0)
+    with mesh_with(ScriptedProvider([answer(rate_limits=status)])) as mesh:
+        ask(mesh)
+        (row,) = mesh.get_headroom()
+
+    assert (row.provider, row.status) == ("p", status)
+
+
+def test_the_command_reads_the_store(tmp_path: Path) -> None:
+    """What one process used, another one shows."""
+    file = tmp_path / "modelmesh.yaml"
+    file.write_text(
+        "providers: {here: {connector: modelmesh.simulator.v1, quota: {requests: 10, reset_schedule: daily}}}\n"
+        "models: {tiny: {provider: here, capabilities: [chat-completion]}}\n"
+        "pools: {chat-completion: {}}\n"
+        f"storage: {{connector: modelmesh.sqlite.v1, path: {tmp_path / 'state.db'}}}\n"
+    )
+    with ModelMesh() as mesh:
+        mesh.initialize(file)
+        ask(mesh, 2)
+
+    shown = CliRunner().invoke(command, [str(file)], standalone_mode=False).output
+    (row,) = json.loads(CliRunner().invoke(command, [str(file), "--json"], standalone_mode=False).output)
+
+    assert "the daily quota" in shown
+    assert (row["spent"], row["left"]) == (2, 8)
+
+
+def test_a_configuration_without_limits_says_so(tmp_path: Path) -> None:
+    """Rather than print an empty table."""
+    file = tmp_path / "modelmesh.yaml"
+    file.write_text(
+        "providers: {here: {connector: modelmesh.simulator.v1}}\n"
+        "models: {tiny: {provider: here, capabilities: [chat-completion]}}\n"
+        "pools: {chat-completion: {}}\n"
+    )
+
+    assert "sets no budget" in CliRunner().invoke(command, [str(file)], standalone_mode=False).output
