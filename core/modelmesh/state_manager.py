@@ -211,6 +211,7 @@ class StateManager:
             model = self._registry.get_model(name)
             if model is not None:
                 _copy(saved, model.state)
+                model.figures_moved()
         for name, kept in state.providers.items():
             provider = self._providers.get(name)
             if provider is not None:
