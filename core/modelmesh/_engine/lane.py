@@ -150,8 +150,7 @@ class Lane(Generic[Record]):
         while self._await_records():
             self._deliver_batch()
         if self._closes_connector:
-            with suppress(BaseException):  # nobody is left to be told
-                getattr(self.connector, "close", _nothing)()
+            close_connector(self.connector)
 
     def _await_records(self) -> bool:
         """Wait until enough records are there, or some for long enough; False when no more will come."""
@@ -255,6 +254,12 @@ class Lane(Generic[Record]):
                 self._queue.popleft()
                 with self._ready:
                     self._refused += 1
+
+
+def close_connector(connector: Any) -> None:
+    """Close a connector that can be closed; whatever it raises, nobody is left to be told."""
+    with suppress(BaseException):
+        getattr(connector, "close", _nothing)()
 
 
 def _nothing() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modelmesh._engine.dispatch import SECTIONS, SEVERITIES, Dispatcher, Subscription
-from modelmesh._engine.lane import StartWorker, start_thread
+from modelmesh._engine.lane import StartWorker, close_connector, start_thread
 from modelmesh.interfaces.observability import EventType, LogLevel, ObservabilityConnector, Severity, TraceEntry
 from modelmesh.interfaces.runtime import Clock, ConnectorContext, Random
 from modelmesh.redaction import Redactor
@@ -69,7 +69,12 @@ def build_observability(
                 sections.add(section)
                 break
         else:
-            connector = target.instance or connectors.build("observability", target.connector, target.settings)
+            try:
+                connector = target.instance or connectors.build("observability", target.connector, target.settings)
+            except BaseException:
+                for _, other, _ in built:
+                    close_connector(other)
+                raise
             built.append((target, connector, {section}))
     common = Subscription(
         "",

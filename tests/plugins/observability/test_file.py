@@ -166,6 +166,24 @@ def test_a_path_that_cannot_be_written_is_an_error_at_the_start(
         assert words in str(caught.value)
 
 
+def test_a_mesh_that_cannot_start_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those opened before the one that failed are closed again."""
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "providers": {"modelmesh.simulator.v1": {}},
+        "models": {"m": {"provider": "modelmesh.simulator.v1", "capabilities": ["chat-completion"]}},
+        "pools": {"chat-completion": {}},
+        "observability": {"connector": "file", "path": "fine.jsonl", "tracing": {"connector": "file", "path": "."}},
+    }
+    before = set(Path("/proc/self/fd").iterdir())
+
+    with pytest.raises(ConfigurationError):
+        ModelMesh().initialize(config)
+
+    opened = [each for each in set(Path("/proc/self/fd").iterdir()) - before if each.exists()]
+    assert not [each for each in opened if each.resolve().name == "fine.jsonl"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_folder_of_others_is_an_error_at_the_start(tmp_path: Path) -> None:
     """With the remedy that fits."""
