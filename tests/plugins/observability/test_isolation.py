@@ -10,6 +10,7 @@ import pytest
 
 from modelmesh import ModelMesh
 from modelmesh.interfaces.observability import ObservabilityConnector, Severity, TraceEntry
+from modelmesh.plugins import PluginHost
 from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock
 
@@ -84,13 +85,19 @@ class Exiting(Sink):
 Make = Callable[..., ModelMesh]
 
 
+@pytest.fixture(scope="module")
+def plugins() -> PluginHost:
+    """The installed connectors, found once: to look for them takes longer than a test."""
+    return PluginHost()
+
+
 @pytest.fixture
-def mesh_with() -> Iterator[Make]:
+def mesh_with(plugins: PluginHost) -> Iterator[Make]:
     """Build meshes of one simulated model that report everything to one sink, and errors to a second."""
     meshes: list[ModelMesh] = []
 
     def make(sink: Sink, **others: Any) -> ModelMesh:
-        mesh = ModelMesh(clock=others.pop("clock", None))
+        mesh = ModelMesh(clock=others.pop("clock", None), plugins=plugins)
         meshes.append(mesh)
         mesh.initialize(
             {

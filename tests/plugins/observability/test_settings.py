@@ -13,6 +13,7 @@ import pytest
 from modelmesh import ModelMesh
 from modelmesh.errors import ConfigurationError
 from modelmesh.interfaces.observability import EventType, LogLevel, Severity
+from modelmesh.plugins import PluginHost
 from modelmesh.router import CompletionRequest
 from modelmesh.statistics import StatsScope
 from modelmesh_cdk.testing import FakeClock
@@ -49,15 +50,16 @@ FILE = "connector: file, path: log.jsonl"
 class Place:
     """A folder in which meshes run from YAML, and what they leave there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plugins: PluginHost) -> None:
         self.folder = folder
+        self.plugins = plugins
         self.meshes: list[ModelMesh] = []
 
     def build(self, observability: str, clock: FakeClock | None = None) -> ModelMesh:
         """Start a mesh whose first model's provider refuses the key."""
         file = self.folder / "modelmesh.yaml"
         file.write_text(f"{MESH}observability: {observability}\n", encoding="utf-8")
-        mesh = ModelMesh(clock=clock)
+        mesh = ModelMesh(clock=clock, plugins=self.plugins)
         self.meshes.append(mesh)
         mesh.initialize(file)
         return mesh
@@ -80,11 +82,17 @@ class Place:
         return [record for record in records if kind in (None, record["type"])]
 
 
+@pytest.fixture(scope="module")
+def plugins() -> PluginHost:
+    """The installed connectors, found once: to look for them takes longer than a test."""
+    return PluginHost()
+
+
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: PluginHost) -> Iterator[Place]:
     """An empty folder, which is the working directory."""
     monkeypatch.chdir(tmp_path)
-    place = Place(tmp_path)
+    place = Place(tmp_path, plugins)
     yield place
     for mesh in place.meshes:
         mesh.shutdown()
