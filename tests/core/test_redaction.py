@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -109,6 +110,25 @@ def test_secrets_that_contain_one_another_go_whole(secrets: list[str]) -> None:
         ("AIzaSyAbcdefghijklmnopqrstuvwxyz012345678", REDACTED),
         ("xai-abcdefghijklmnopqrst", REDACTED),
         ("redis://user:hunter2@host:6379/0", f"redis://user:{REDACTED}@host:6379/0"),
+        ("git clone https://0123456789abcdef0123@host/x", f"https://{REDACTED}@host/x"),
+        ("Authorization: Token 0123456789abcdef rejected", f"Authorization: Token {REDACTED} rejected"),
+        ("Authorization: Digest username=u, response=0123", f"Authorization: {REDACTED}"),
+        ("('authorization', 'abcdefgh')", f"('authorization', '{REDACTED}')"),
+        ("[(b'x-api-key', b'abcdefgh')]", f"(b'x-api-key', b'{REDACTED}')"),
+        ("Set-Cookie: session=abcdefgh; Path=/", f"Set-Cookie: {REDACTED}"),
+        ("OPENAI_API_KEY=abcdefgh python x.py", f"OPENAI_API_KEY={REDACTED} python x.py"),
+        ('{"clientSecret": "two words", "n": 1}', f'{{"clientSecret": "{REDACTED}", "n": 1}}'),
+        (r"{\"api_key\": \"abcdefgh\"}", rf"{{\"api_key\": \"{REDACTED}\"}}"),
+        ("{'aws_session_token': 'abcdefgh'}", f"{{'aws_session_token': '{REDACTED}'}}"),
+        ("--hf-token abcdefgh --n 3", f"--hf-token {REDACTED} --n 3"),
+        ("key=abcdef0123456789", f"key={REDACTED}"),
+        ("https://x/?X-Amz-Signature=abcdef&a=b", f"?X-Amz-Signature={REDACTED}&a=b"),
+        ("Incorrect API key provided: abcdefgh.", f"API key provided: {REDACTED}"),
+        ("AKIAIOSFODNN7EXAMPLE", REDACTED),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjMifQ.dozjgNryP4", REDACTED),
+        ("ghp_0123456789abcdefghijklmn", REDACTED),
+        ("sk_live_0123456789abcdef", REDACTED),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- after", f"{REDACTED} after"),
     ],
 )
 def test_what_is_shaped_like_a_credential_goes_unknown_as_it_is(text: str, clean: str) -> None:
@@ -127,11 +147,40 @@ def test_what_is_shaped_like_a_credential_goes_unknown_as_it_is(text: str, clean
         "risk-assessment-of-long-hyphenated-words",
         "max_tokens=100, tokens_in=5",
         "ask-me-anything-you-want-to-know",
+        '{"prompt_tokens": 12, "max_tokens": 4096, "api_key": null, "secret": false}',
+        '{"token": "Hello", "logprob": -0.1}',
+        "the token: rotate early and often",
+        "keys: name, size, colour",
+        "the secretary said so: no",
+        "author: Mary",
+        "a cookie recipe",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
     """It is the same object: redacting costs nothing where there is nothing to redact."""
     assert Redactor([SECRET]).text(text) is text
+
+
+@pytest.mark.parametrize("kept", [8, 12, len(SECRET) - 1])
+@pytest.mark.parametrize("end", ["…", "...…"], ids=["dots", "dots twice"])
+def test_the_beginning_of_a_secret_goes_where_a_text_was_cut(redactor: Redactor, kept: int, end: str) -> None:
+    """Messages are shortened before they get here; half a key is too much as well."""
+    text = redactor.text(f"the key {SECRET[:kept]}{end}")
+
+    assert text == f"the key {REDACTED}…"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["key=", "eyJ-", "a.", "secret ", "?a&", "api_key '", "authorization: ", "-----BEGIN PRIVATE KEY-----", "x://"],
+)
+def test_no_text_takes_long(words: str) -> None:
+    """Made to be slow, a hundred kilobytes still take no second."""
+    started = time.process_time()
+
+    Redactor([SECRET]).text(words * (100_000 // len(words)) + "://")
+
+    assert time.process_time() - started < 1.0
 
 
 def test_redacting_twice_changes_nothing(redactor: Redactor) -> None:
@@ -160,6 +209,13 @@ def test_redacting_twice_changes_nothing(redactor: Redactor) -> None:
         "aws_secret_access_key",
         "accessToken",
         "clientSecret",
+        "passphrase",
+        "pwd",
+        "auth",
+        "api_keys",
+        "authtoken",
+        "access_key_id",
+        "connection_string",
     ],
 )
 def test_names_that_hold_credentials_are_known(name: str) -> None:
@@ -168,7 +224,20 @@ def test_names_that_hold_credentials_are_known(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tokens_in", "max_tokens", "total_tokens", "model", "monkey", "keyboard", "key_points", "tokenization", ""]
+    "name",
+    [
+        "tokens_in",
+        "max_tokens",
+        "total_tokens",
+        "model",
+        "monkey",
+        "keyboard",
+        "key_points",
+        "tokenization",
+        "tokens",
+        "author",
+        "",
+    ],
 )
 def test_other_names_are_not(name: str) -> None:
     """Figures and words keep theirs."""
