@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.batches import Batches
+from modelmesh._engine.block_ledger import BlockLedger
 from modelmesh._engine.changes import Changes
 from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.driver import Driver, is_being_cancelled
@@ -35,6 +36,7 @@ from modelmesh._engine.shared_moves import SharedMoves
 from modelmesh._engine.telemetry import Telemetry
 from modelmesh.capabilities import CapabilityTree
 from modelmesh.errors import ConfigurationError, ModelMeshError, Problem
+from modelmesh.interfaces.ledger import Ledger
 from modelmesh.interfaces.observability import Severity, TraceEntry
 from modelmesh.interfaces.provider import ModelPricing, Timeouts
 from modelmesh.interfaces.runtime import Clock, ConnectorContext, Random
@@ -85,7 +87,8 @@ class Graph:
             within: Seconds each may take.
         """
         closing: list[tuple[str, Callable[[], Any]]] = [
-            (f"provider.{name}", provider.connector.close) for name, provider in self.providers.items()
+            ("limits", self.engine.driver.limits.finish),
+            *((f"provider.{name}", provider.connector.close) for name, provider in self.providers.items()),
         ]
         if self.state_store is not None:
             closing.append(("storage", self.state_store.close))
@@ -355,7 +358,10 @@ def _limits(
         ledger=_state_store(None, plugins, telemetry, clock, random),
         processes=section.processes,
     )
-    return Limits(guarded, clock, telemetry, shared=True, fallback=fallback)
+    ledger: Ledger = guarded
+    if section.lease_share:
+        ledger = BlockLedger(guarded, clock, random, share=section.lease_share)
+    return Limits(ledger, clock, telemetry, shared=True, fallback=fallback)
 
 
 def _state_store(

@@ -38,7 +38,7 @@ class Driver:
 
     def __init__(self, recorder: Recorder, plugins: PluginHost, limits: Limits) -> None:
         self._recorder = recorder
-        self._limits = limits
+        self.limits = limits
         self._plugins = plugins
         self._deadlines = Deadlines()
 
@@ -78,14 +78,14 @@ class Driver:
         self, call: Call, member: Member, before: ProviderError | None
     ) -> ProviderResponse | ProviderError:
         """Make one call under a claim on its limits, if they grant it."""
-        hold = await self._limits.reserve(call, member)
+        hold = await self.limits.reserve(call, member)
         if isinstance(hold, ProviderError):
             return hold
         answer: ProviderResponse | ProviderError | None = None
         try:
             answer = await self._attempt(call, member, before)
         finally:
-            await self._limits.close(call, hold, answer if isinstance(answer, ProviderError) else None)
+            await self.limits.close(call, hold, answer if isinstance(answer, ProviderError) else None)
         return answer
 
     async def _attempt(
@@ -169,7 +169,7 @@ class Driver:
                 assert isinstance(step, Member)
                 hold: Hold | None = None
                 if step.is_limited:
-                    granted = await self._limits.reserve(call, step)
+                    granted = await self.limits.reserve(call, step)
                     if isinstance(granted, ProviderError):
                         error = granted
                         step = self._next_or_partial(steps, error, call)
@@ -182,7 +182,7 @@ class Driver:
                             yield chunk
                 finally:
                     if hold is not None:
-                        await self._limits.close(call, hold, progress.error)
+                        await self.limits.close(call, hold, progress.error)
                 if progress.error is None:
                     return
                 error = progress.error

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
+from modelmesh._engine.block_ledger import BlockLedger
 from modelmesh._engine.tokens import estimate_prompt
 from modelmesh._engine.windows import CalendarWindow
 from modelmesh.errors import BudgetExceededError, ProviderError, QuotaExhaustedError, RateLimitError, StateStoreError
@@ -387,12 +389,15 @@ class Limits:
                 Severity.ERROR, "storage", "a request could not be settled; it counts as reserved", error=str(error)
             )
 
-    async def drain(self) -> None:
-        """Wait for what is still being settled on this loop."""
+    async def finish(self) -> None:
+        """Wait for what is still being settled on this loop, and give back what was taken in advance."""
         loop = asyncio.get_running_loop()
         waiting = [task for task in self._settling if task.get_loop() is loop]
         if waiting:
             await asyncio.wait(waiting)
+        if isinstance(self._ledger, BlockLedger):
+            with suppress(StateStoreError):  # the leases of its blocks will end
+                await self._ledger.close()
 
     async def _look(self, hold: Hold) -> None:
         """Put to rest whoever has just used a limit up, and trace one on money that comes near, once a window."""

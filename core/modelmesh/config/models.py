@@ -557,6 +557,11 @@ class StorageConfig(Section):
     on_store_error: OnStoreErrorConfig = Field(
         default_factory=OnStoreErrorConfig, description="What happens to limits while the store does not answer."
     )
+    lease_share: Fraction = Field(
+        default=0.0,
+        description="Part of each budget and quota that a process takes from a shared store at a time, to grant from"
+        " without asking again; 0 asks for each request.",
+    )
     processes: Annotated[Whole, Field(ge=1)] = Field(
         default=1, description="Processes that share the store: each keeps that part of a local limit meanwhile."
     )

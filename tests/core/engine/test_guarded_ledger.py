@@ -200,7 +200,7 @@ def test_the_store_is_used_again_when_it_is_back(build: Any) -> None:
     Shaky.trouble = "down"
     before = ask(mesh)
     Shaky.trouble = None
-    limits = mesh.get_router()._engine.driver._limits
+    limits = mesh.get_router()._engine.driver.limits
     limits._ledger._down_until = 0.0
 
     assert (before, ask(mesh)) == ("QuotaExhaustedError", "m")

@@ -183,7 +183,7 @@ async def turns() -> None:
 
 def spent(here: World, account: str) -> int:
     """Return what an account's books say, in nano-USD."""
-    ledger = here.mesh.get_router()._engine.driver._limits._ledger
+    ledger = here.mesh.get_router()._engine.driver.limits._ledger
     return asyncio.run(ledger.balances([account]))[account].spent
 
 

@@ -1,0 +1,179 @@
+"""Limits taken in blocks: a process reserves a slice of a shared limit and grants from it without asking again.
+
+Where one store cannot carry a call per request, a block is one claim for many. The sum of all blocks never passes the
+limit, so neither does what is granted from them. The price: what one process holds and does not use no other can until
+the block's time is over; and a process that dies takes what was left of its blocks with it, as spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Ledger, RateClaim, Verdict, WindowClaim
+from modelmesh.interfaces.runtime import Clock, Random
+
+BLOCK_SECONDS = 30.0
+"""How long a process grants from a block before it gives the rest back."""
+
+_LEASE_FACTOR = 4.0
+"""How much longer the store waits for a block to be settled: requests granted late in it are still on their way."""
+
+
+@dataclass(slots=True)
+class _Block:
+    reservation: str
+    account: str
+    size: int
+    ends_at: float
+    spent: int = 0
+    held: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.size - self.spent - self.held
+
+
+@dataclass(slots=True)
+class _Hold:
+    blocks: dict[str, tuple[_Block, int]] = field(default_factory=dict)
+    has_rates: bool = False
+
+
+class BlockLedger:
+    """Grants window claims from blocks of a shared ledger; rates are asked of it each time.
+
+    Args:
+        ledger: Keeps the limits.
+        clock: Time.
+        random: For the IDs of blocks.
+        share: Part of a limit that a block takes, above 0 and at most 1.
+        seconds: How long a block is granted from.
+    """
+
+    def __init__(
+        self, ledger: Ledger, clock: Clock, random: Random, *, share: float, seconds: float = BLOCK_SECONDS
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._share = share
+        self._seconds = seconds
+        self._prefix = f"block_{int(random.random() * 2**48):012x}_"
+        self._number = 0
+        self._blocks: dict[str, list[_Block]] = {}
+        self._holds: dict[str, _Hold] = {}
+
+    async def reserve(
+        self, reservation: str, claims: Sequence[Claim], *, lease: float, dispatched: bool = True
+    ) -> Verdict:
+        """Claim all or nothing, from blocks as far as they reach."""
+        if reservation in self._holds:
+            return GRANTED
+        hold = self._holds[reservation] = _Hold()
+        verdict = await self._take(hold, claims)
+        rates = [claim for claim in claims if isinstance(claim, RateClaim)]
+        if verdict.granted and rates:
+            verdict = await self._ledger.reserve(reservation, rates, lease=lease, dispatched=dispatched)
+            hold.has_rates = verdict.granted
+        if not verdict.granted:
+            await self._give_back(reservation)
+        return verdict
+
+    async def _take(self, hold: _Hold, claims: Sequence[Claim]) -> Verdict:
+        for claim in claims:
+            if not isinstance(claim, WindowClaim):
+                continue
+            found = await self._block(claim)
+            if isinstance(found, Verdict):
+                return found
+            found.held += claim.amount
+            hold.blocks[claim.account] = found, claim.amount
+        return GRANTED
+
+    async def _block(self, claim: WindowClaim) -> _Block | Verdict:
+        """Return a block that holds so much more, reserving a new one if need be."""
+        await self._retire(claim.account)
+        for block in self._blocks.get(claim.account, ()):
+            if block.left >= claim.amount:
+                return block
+        size = max(claim.amount, ceil(claim.limit * self._share))
+        verdict = Verdict(False)
+        for _ in range(3):
+            block = self._new(claim.account, size)
+            verdict = await self._ledger.reserve(
+                block.reservation,
+                [WindowClaim(claim.account, size, claim.limit, claim.keep)],
+                lease=self._seconds * _LEASE_FACTOR,
+            )
+            if verdict.granted:
+                self._blocks.setdefault(claim.account, []).append(block)
+                return block
+            if verdict.available < claim.amount:
+                break
+            size = verdict.available
+        # What this process holds in crumbs counts as available: a smaller request would be granted from it.
+        crumbs = max((block.left for block in self._blocks.get(claim.account, ())), default=0)
+        return Verdict(False, claim.account, max(verdict.available, crumbs), verdict.retry_after)
+
+    def _new(self, account: str, size: int) -> _Block:
+        self._number += 1
+        return _Block(f"{self._prefix}{self._number:x}", account, size, self._clock.monotonic() + self._seconds)
+
+    async def _retire(self, account: str) -> None:
+        """Settle the blocks of an account whose time is over or which are used up, once nothing is held of them."""
+        blocks = self._blocks.get(account)
+        if not blocks:
+            return
+        now = self._clock.monotonic()
+        old = [block for block in blocks if not block.held and (now >= block.ends_at or not block.left)]
+        if now >= min(block.ends_at for block in blocks) or old:
+            self._blocks[account] = [block for block in blocks if block not in old and now < block.ends_at]
+        for block in old:
+            await self._ledger.settle(block.reservation, {account: block.spent})
+
+    async def settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
+        """Book what was spent on the blocks it was granted from."""
+        hold = self._holds.pop(reservation, None)
+        if hold is None:
+            return False
+        for account, (block, amount) in hold.blocks.items():
+            await self._book(block, amount, actual.get(account, amount))
+        if hold.has_rates:
+            return await self._ledger.settle(
+                reservation, {account: spent for account, spent in actual.items() if account not in hold.blocks}
+            )
+        return True
+
+    async def _book(self, block: _Block, amount: int, spent: int) -> None:
+        block.held -= amount
+        block.spent += spent
+        if not block.held and (block.left <= 0 or block not in self._blocks.get(block.account, ())):
+            # Used up, or retired while requests were on their way: this was the last of them.
+            blocks = self._blocks.get(block.account, [])
+            if block in blocks:
+                blocks.remove(block)
+            await self._ledger.settle(block.reservation, {block.account: block.spent})
+
+    async def release(self, reservation: str) -> bool:
+        """Give everything back."""
+        return await self._give_back(reservation)
+
+    async def _give_back(self, reservation: str) -> bool:
+        hold = self._holds.pop(reservation, None)
+        if hold is None:
+            return False
+        for block, amount in hold.blocks.values():
+            await self._book(block, amount, 0)
+        return await self._ledger.release(reservation) if hold.has_rates else True
+
+    async def balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
+        """Return the shared books, in which blocks count as reserved."""
+        return await self._ledger.balances(accounts)
+
+    async def close(self) -> None:
+        """Give the rest of every block back."""
+        blocks, self._blocks = self._blocks, {}
+        for each in blocks.values():
+            for block in each:
+                await self._ledger.settle(block.reservation, {block.account: block.spent + block.held})

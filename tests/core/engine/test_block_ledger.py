@@ -1,0 +1,170 @@
+"""Limits in blocks: a thousand processes, one store, few calls, and never more than the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from modelmesh._engine.block_ledger import BlockLedger
+from modelmesh.interfaces.ledger import Claim, RateClaim, Verdict, WindowClaim
+from modelmesh_cdk.testing import FakeClock, context
+from modelmesh_plugins.state_stores.memory import MemoryStateStore
+
+LIMIT = 1_000_000
+
+
+class Counted(MemoryStateStore):
+    """Counts the calls that a store elsewhere would have to carry."""
+
+    calls = 0
+
+    async def reserve(self, *args: Any, **facts: Any) -> Verdict:
+        self.calls += 1
+        return await super().reserve(*args, **facts)
+
+    async def settle(self, *args: Any, **facts: Any) -> bool:
+        self.calls += 1
+        return await super().settle(*args, **facts)
+
+
+def claim(amount: int, limit: int = LIMIT) -> list[Claim]:
+    """Return a claim on the one account."""
+    return [WindowClaim("budget", amount, limit, 86_400.0)]
+
+
+class World:
+    """Processes that share a store."""
+
+    def __init__(self, processes: int, share: float) -> None:
+        self.clock = FakeClock()
+        self.store = Counted()
+        self.store.bind(context(clock=self.clock))
+        self.ledgers = [
+            BlockLedger(self.store, self.clock, random.Random(number), share=share) for number in range(processes)
+        ]
+        self.asked = 0
+
+    async def spend(self, process: int, amount: int, limit: int = LIMIT) -> bool:
+        """Claim and settle at once; return whether it was granted."""
+        self.asked += 1
+        name = f"r{self.asked}"
+        verdict = await self.ledgers[process].reserve(name, claim(amount, limit), lease=60.0)
+        if verdict.granted:
+            await self.ledgers[process].settle(name, {"budget": amount})
+        return verdict.granted
+
+    async def booked(self) -> tuple[int, int]:
+        """Return what the store has as spent and as reserved."""
+        balance = (await self.store.balances(["budget"]))["budget"]
+        return balance.spent, balance.reserved
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_thousand_processes_never_pass_the_limit_and_hardly_ask_the_store(seed: int) -> None:
+    """Random processes spend random amounts until a while after nothing is left."""
+
+    async def scenario() -> int:
+        world, draw, granted = World(1_000, share=0.000_2), random.Random(seed), 0
+        for _ in range(25_000):
+            amount = draw.randint(1, 100)
+            if await world.spend(draw.randrange(1_000), amount):
+                granted += amount
+            spent, reserved = await world.booked() if world.asked % 1_000 == 0 else (0, 0)
+            assert spent + reserved <= LIMIT
+        return granted
+
+    granted = asyncio.run(scenario())
+
+    assert granted <= LIMIT
+    assert granted >= LIMIT - 1_000 * 200  # at most a block a process is held and not used
+
+
+def test_a_block_saves_most_calls_to_the_store() -> None:
+    """A thousand claims of one process take a few blocks of a hundred claims each."""
+
+    async def scenario() -> int:
+        world = World(1, share=0.01)
+        for _ in range(1_000):
+            assert await world.spend(0, 100)
+        return world.store.calls
+
+    assert asyncio.run(scenario()) <= 2 * 10
+
+
+def test_what_is_not_used_is_given_back_when_a_process_ends() -> None:
+    """The next one can spend all of it."""
+
+    async def scenario() -> int:
+        world = World(2, share=0.5)
+        await world.spend(0, 1)
+        await world.ledgers[0].close()
+        return sum([await world.spend(1, 1_000) for _ in range(1_100)])
+
+    assert asyncio.run(scenario()) == 999
+
+
+def test_what_is_not_used_is_given_back_when_a_blocks_time_is_over() -> None:
+    """A process that went quiet holds nothing for long once it asks again."""
+
+    async def scenario() -> tuple[int, int]:
+        world = World(1, share=0.5)
+        await world.spend(0, 10)
+        world.clock.advance(31.0)
+        await world.spend(0, 10)
+        return await world.booked()
+
+    assert asyncio.run(scenario()) == (10, 500_000)
+
+
+def test_a_process_that_dies_takes_its_block_with_it() -> None:
+    """It counts as spent once the lease is over: nobody knows what was."""
+
+    async def scenario() -> tuple[int, int]:
+        world = World(1, share=0.1)
+        await world.spend(0, 10)
+        world.clock.advance(121.0)
+        return await world.booked()
+
+    assert asyncio.run(scenario()) == (100_000, 0)
+
+
+def test_the_last_crumbs_can_be_spent() -> None:
+    """A block shrinks to what is left."""
+
+    async def scenario() -> list[bool]:
+        world = World(2, share=0.4)
+        first = [await world.spend(0, 40, limit=100), await world.spend(1, 40, limit=100)]
+        return [*first, await world.spend(0, 20, limit=100), await world.spend(1, 1, limit=100)]
+
+    assert asyncio.run(scenario()) == [True, True, True, False]
+
+
+def test_all_or_nothing_over_several_accounts_and_rates() -> None:
+    """A rate that refuses leaves no money held."""
+
+    async def scenario() -> tuple[list[bool], tuple[int, int]]:
+        world = World(1, share=0.000_01)
+        claims: Sequence[Claim] = [*claim(10), RateClaim("rpm", 1, 60, 60.0, 1)]
+        granted = [(await world.ledgers[0].reserve(name, claims, lease=60.0)).granted for name in ("first", "second")]
+        await world.ledgers[0].settle("first", {"budget": 10, "rpm": 1})
+        await world.ledgers[0].close()
+        return granted, await world.booked()
+
+    assert asyncio.run(scenario()) == ([True, False], (10, 0))
+
+
+def test_an_id_that_is_reserved_is_granted_again() -> None:
+    """And changes nothing; settling twice neither."""
+
+    async def scenario() -> tuple[bool, bool, bool]:
+        world = World(1, share=0.1)
+        ledger = world.ledgers[0]
+        await ledger.reserve("same", claim(10), lease=60.0)
+        again = await ledger.reserve("same", claim(10), lease=60.0)
+        return again.granted, await ledger.settle("same", {"budget": 10}), await ledger.settle("same", {"budget": 10})
+
+    assert asyncio.run(scenario()) == (True, True, False)
