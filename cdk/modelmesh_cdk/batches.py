@@ -1,6 +1,6 @@
-"""Many tasks' questions to one connection: what gathers while one batch is out goes out together in the next.
+"""Many tasks' questions to few connections: what gathers while one batch is out goes out together in the next.
 
-One batch is out at a time, so a connection is never shared, one round trip serves all who wait, and an asking task
+Batches have tasks of their own. So a connection is never shared, one round trip serves all who wait, and an asking task
 may be cancelled at any moment without hurting the connection: it only stops waiting.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,18 +20,24 @@ class Batches(Generic[Item, Result]):
     """Carries items out in batches, on one event loop.
 
     Args:
-        carry_out: Awaited with a batch, by one task at a time; returns a result, or the exception, of each item. What
-            it raises befalls the whole batch.
+        carry_out: Awaited with a batch; returns a result, or the exception, of each item. What it raises befalls the
+            whole batch.
         limit: Items in a batch at most.
+        lanes: Batches that may be out at a time.
     """
 
     def __init__(
-        self, carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], *, limit: int = 256
+        self,
+        carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        limit: int = 256,
+        lanes: int = 1,
     ) -> None:
         self._carry_out = carry_out
         self._limit = limit
+        self._lanes = lanes
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: set[asyncio.Task[None]] = set()
 
     async def ask(self, item: Item, *, within: float) -> Result:
         """Return an item's result.
@@ -46,9 +52,9 @@ class Batches(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, answer))
-        if self._worker is None:
+        if len(self._workers) < self._lanes:
             # A context of its own: the batch serves many, and outlives the request that happened to start it.
-            self._worker = loop.create_task(self._work(), context=Context())
+            self._workers.add(loop.create_task(self._work(), context=Context()))
         async with asyncio.timeout(within):
             return await answer
 
@@ -56,12 +62,13 @@ class Batches(Generic[Item, Result]):
         """Wait for what is out, for so many seconds; then stop it. What has not gone out yet is cancelled."""
         while self._waiting:
             self._waiting.popleft()[1].cancel()
-        worker = self._worker
-        if worker is None:
-            return
-        await asyncio.wait({worker}, timeout=grace)
-        worker.cancel()
-        await asyncio.wait({worker}, timeout=grace)
+        workers = set(self._workers)
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=grace)
+            for worker in late:
+                worker.cancel()
+            if late:
+                await asyncio.wait(late, timeout=grace)
 
     async def _work(self) -> None:
         try:
@@ -69,7 +76,7 @@ class Batches(Generic[Item, Result]):
                 await self._serve(batch)
         finally:
             # Nothing is awaited between the last look at the queue and this line.
-            self._worker = None
+            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch = []

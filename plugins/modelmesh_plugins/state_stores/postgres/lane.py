@@ -1,0 +1,150 @@
+"""One connection to the server, opened when it is needed and again when it broke."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
+
+from modelmesh_plugins.state_stores.postgres.config import PostgresConfig
+from modelmesh_plugins.state_stores.postgres.failures import NOT_DONE, state_of
+from modelmesh_plugins.state_stores.postgres.migrations import migrate
+
+Connection: TypeAlias = psycopg.AsyncConnection[Any]
+Result = TypeVar("Result")
+
+LONGEST_STATEMENT = 10.0
+"""Seconds after which the server stops a statement that nobody waits for any more."""
+
+
+class Lane:
+    """A connection for one task at a time.
+
+    Args:
+        config: The store's settings.
+        prepared: Called once for each new connection, after the schema was seen to.
+    """
+
+    def __init__(
+        self, config: PostgresConfig, *, prepared: Callable[[Connection], Awaitable[object]] | None = None
+    ) -> None:
+        self._config = config
+        self._prepared = prepared
+        self._connection: Connection | None = None
+
+    async def run(self, work: Callable[[Connection], Awaitable[Result]], *, within: float, repeatable: bool) -> Result:
+        """Return what the work makes of the connection.
+
+        Args:
+            work: One transaction, or less.
+            within: Seconds; then the connection is cut, which ends the work.
+            repeatable: Whether the work may be done twice when the connection broke and nobody knows if it was done.
+
+        Raises:
+            psycopg.Error: The server refused; or OSError, TimeoutError.
+        """
+        connection, fresh = await self._connected()
+        try:
+            return await _limited(connection, work, within)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if not is_broken(connection):
+                raise
+            await self._drop()
+            if fresh or not (repeatable or state_of(error) in NOT_DONE):
+                raise
+        connection, _ = await self._connected()
+        return await _limited(connection, work, within)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._drop()
+
+    async def _connected(self) -> tuple[Connection, bool]:
+        """Return the connection, and whether it was opened just now."""
+        if self._connection is not None:
+            # While nothing is asked nothing is to come: what did is the end of the connection.
+            if not is_broken(self._connection) and not _has_something(self._connection):
+                return self._connection, False
+            await self._drop()
+        async with asyncio.timeout(self._config.connect_timeout):
+            connection = await psycopg.AsyncConnection.connect(
+                **{"application_name": "modelmesh", **self._config.options()}, autocommit=True
+            )
+        try:
+            await _limited(connection, self._prepare, self._config.connect_timeout)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        return connection, True
+
+    async def _prepare(self, connection: Connection) -> None:
+        await connection.execute(
+            "SELECT set_config('synchronous_commit', %s, false), set_config('statement_timeout', %s, false),"
+            " set_config('idle_in_transaction_session_timeout', %s, false),"
+            " set_config('default_transaction_isolation', 'read committed', false)",
+            (
+                "on" if self._config.synchronous_commit else "off",
+                f"{int(LONGEST_STATEMENT * 1_000)}",
+                f"{int(LONGEST_STATEMENT * 1_000)}",
+            ),
+        )
+        await migrate(connection, self._config.schema_name)
+        if self._prepared is not None:
+            await self._prepared(connection)
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error, OSError):
+                await connection.close()
+
+
+def is_broken(connection: Connection) -> bool:
+    """Whether nothing more can be asked over it."""
+    return connection.closed or connection.broken
+
+
+async def _limited(connection: Connection, work: Callable[[Connection], Awaitable[Result]], within: float) -> Result:
+    """Do the work; cut the connection when it takes too long, or when the caller is cancelled.
+
+    Cancelling psycopg asks the server to stop and waits for its answer, which never comes over a connection that is
+    dead without having been closed. Cutting its socket ends the work at once, whatever it waits for.
+    """
+    doing = asyncio.ensure_future(work(connection))
+    try:
+        done, _ = await asyncio.wait({doing}, timeout=within)
+        if not done:
+            _cut(connection)
+            await asyncio.wait({doing}, timeout=1.0)
+            raise TimeoutError(f"no answer within {within:g} s")
+        return doing.result()
+    finally:
+        if not doing.done():
+            _cut(connection)
+            doing.cancel()
+            await asyncio.wait({doing}, timeout=1.0)
+        elif not doing.cancelled():
+            doing.exception()  # it was seen, whether or not it is what is raised
+
+
+def _cut(connection: Connection) -> None:
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def _has_something(connection: Connection) -> bool:
+    try:
+        if not hasattr(select, "poll"):
+            return bool(select.select([connection], [], [], 0)[0])
+        look = select.poll()
+        look.register(connection.fileno(), select.POLLIN)
+        return bool(look.poll(0))
+    except (OSError, ValueError, psycopg.Error):
+        return True
