@@ -129,6 +129,15 @@ def test_several_selections_of_one_pool_are_kept_apart() -> None:
     assert (chosen, reads, pool.strategy.reads.total()) == (["b", "c"] * 3, 5, 7)
 
 
+def test_only_a_few_selections_are_kept() -> None:
+    """A pool whose members come and go does not gather old ones."""
+    pool = Pool(a=0.3, b=0.1)
+    for _ in range(50):
+        pool.strategy.select(Candidates(pool.members, pool.members, pool.changes), REQUEST)
+
+    assert len(pool.strategy._boards) < 10
+
+
 def test_a_ranking_names_its_models_without_looking_them_up() -> None:
     """In order, by index and by slice."""
     members = {name: ModelSnapshot(name, "p") for name in "abc"}

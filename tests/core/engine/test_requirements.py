@@ -135,6 +135,20 @@ def test_a_model_declared_unable_is_left_out(build: Any, body: dict[str, Any], u
     assert world.ask().model == "c"
 
 
+def test_a_model_that_rests_is_no_last_resort_for_what_it_cannot_do(build: Any) -> None:
+    """When everybody else has failed, those that may have healed are tried, but only if they fit."""
+    world = build(**with_model({"a": lacks("tool_calling"), "b": {}, "c": {}}), retry={"max_attempts": 0})
+    for name in "ac":
+        world.pool.deactivate(world.member(name).model, "error_threshold")
+    for name in "bc":
+        world.providers[name].script(fail(ProviderServerError("down")))
+
+    with pytest.raises(AllProvidersExhaustedError):
+        world.run(world.router.execute("chat", "chat", ask(tools=[TOOL])))
+
+    assert [world.calls(name) for name in "abc"] == [0, 1, 1]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_filter_is_on_for_every_strategy(build: Any, strategy: str) -> None:
     """No strategy has to know about tools."""

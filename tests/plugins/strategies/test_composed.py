@@ -150,6 +150,15 @@ def test_scores_order_candidates_one_after_the_other(bench: Any, scores: list[An
     assert chosen + on.ranked(chosen) == order
 
 
+def test_equals_stand_in_pool_order(bench: Any) -> None:
+    """Whatever little they differ by."""
+    on = bench(
+        composed(score=[{"cost": {"within": "20%"}}]), a=model(price=0.11), b=model(price=0.9), c=model(price=0.1)
+    )
+
+    assert on.choose() + on.ranked("a") == "acb"
+
+
 def test_the_score_is_the_first_comparisons_figure(bench: Any) -> None:
     """Higher is better, and always a number."""
     figures = model(price=0.4, left=25, latency=2.0, error_rate=0.25)

@@ -98,9 +98,9 @@ def test_no_more_than_max_rpm_go_to_one_model(bench: Any) -> None:
 
 def test_max_rpm_holds_besides_what_the_provider_says(bench: Any) -> None:
     """All of it, as the threshold is held against the provider's figure."""
-    on = bench(aware(max_rpm=3), a=left(90, 100), b=left(80, 100))
+    on = bench(aware(max_rpm=5, threshold=0.5), a=left(90, 100), b=left(80, 100))
 
-    assert "".join(on.choose() for _ in range(6)) == "aaabbb"
+    assert "".join(on.choose() for _ in range(10)) == "aaaaabbbbb"
 
 
 def test_min_delta_spreads_requests_over_models(bench: Any) -> None:
