@@ -100,11 +100,15 @@ class _Listener:
             self.connector.flush({redact(name): copy(stats) for name, stats in record.items()})
 
     def _trace(self, record: TraceEntry) -> TraceEntry:
-        trace = _twin(record)
-        trace.message = self._redactor.text(record.message)
-        trace.metadata = self._redactor.mapping(record.metadata)
-        trace.error = None if record.error is None else self._redactor.text(record.error)
-        return trace
+        redactor = self._redactor
+        return TraceEntry(
+            record.severity,
+            record.timestamp,
+            record.component,
+            redactor.text(record.message),
+            redactor.mapping(record.metadata),
+            None if record.error is None else redactor.text(record.error),
+        )
 
     def _entry(self, record: RequestLogEntry) -> RequestLogEntry:
         entry = _twin(record)
