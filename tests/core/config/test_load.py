@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, field_validator
 
-from modelmesh._engine.build import pool_policy
+from modelmesh._engine.build_pools import pool_policy
 from modelmesh.config.models import Configuration
 from modelmesh.errors import ConfigurationError, Problem
 
