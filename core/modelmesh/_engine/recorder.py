@@ -382,12 +382,16 @@ class Recorder:
                     "tokens_out": record.tokens_out,
                 }
                 telemetry.trace(Severity.INFO, component, f"{member.model_id} answered", facts)
+            # What most requests are is told by the lines of the decision and of the provider; a third one for each
+            # would cost as much as either, so the router only adds where there was trouble on the way.
+            severity = Severity.INFO if len(call.attempts) > 1 else Severity.DEBUG
+            if telemetry.dispatcher.wants_trace(severity):
                 done = {
                     "request_id": call.request_id,
                     "attempts": len(call.attempts),
                     "overhead_us": round(call.overhead_us(), 1),
                 }
-                telemetry.trace(Severity.INFO, "router", f"{call.capability} was answered", done)
+                telemetry.trace(severity, "router", f"{call.capability} was answered", done)
             return
         severity = Severity.WARNING if error is None or error.retryable else Severity.ERROR
         if telemetry.dispatcher.wants_trace(severity):

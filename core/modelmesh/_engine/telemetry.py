@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from modelmesh._engine.request_log import RequestLogger
 
 RANKED_AT_INFO = 32
-"""Candidates up to which the fallback chain stands in the INFO trace of each request."""
+"""Candidates up to which they are put in order for the INFO trace of each request."""
+SHOWN_AT_INFO = 3
+"""How many of the next candidates that trace shows."""
 
 
 class Telemetry:
@@ -119,10 +121,12 @@ class Telemetry:
         )
 
     def _fallback_chain(self, route: PipelineResult) -> list[str] | None:
-        """Return who would be called next, or None where ordering them costs more than an INFO line is worth."""
-        if len(route.candidates) > RANKED_AT_INFO and not self.wants_debug:
+        """Return who would be called next: all of them at DEBUG, the first few where an INFO line is all there is."""
+        if self.wants_debug:
+            return route.fallback_ids()
+        if len(route.candidates) > RANKED_AT_INFO:
             return None
-        return route.fallback_ids()
+        return route.fallback_ids()[:SHOWN_AT_INFO]
 
     def unrouted(self, capability: str, request_id: str, error: ModelMeshError) -> None:
         """Trace a request for which no model was found; a name that does not exist is the caller's mistake."""

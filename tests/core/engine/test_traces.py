@@ -94,17 +94,37 @@ def test_the_strategys_score_is_traced_at_debug(build: Build) -> None:
     assert {"score", "reason", "pool"} <= set(facts)
 
 
-def test_a_success_is_told_by_provider_and_router(build: Build) -> None:
-    """Latency and tokens by the one, the router's own time by the other."""
+def test_a_success_is_told_by_its_provider(build: Build) -> None:
+    """With latency and tokens."""
     world = build(a=[], observe={})
     world.ask()
 
     seen = one(world, "provider.a", "a answered").metadata
-    own = one(world, "router", "chat was answered").metadata
 
     assert {"latency_ms", "tokens_in", "tokens_out", "request_id"} <= set(seen)
-    assert own["attempts"] == 1
-    assert own["overhead_us"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("script", "severity", "attempts"), [([], "debug", 1), ([down()], "info", 2)], ids=["smooth", "rough"]
+)
+def test_the_router_tells_a_success_and_its_own_time(build: Build, script: Any, severity: str, attempts: int) -> None:
+    """At INFO where there was trouble on the way, and at DEBUG where the provider's line says it all."""
+    world = build(a=script, b=[], observe=DEBUG)
+    world.ask()
+
+    entry = one(world, "router", "chat was answered")
+
+    assert (entry.severity.value, entry.metadata["attempts"]) == (severity, attempts)
+    assert entry.metadata["overhead_us"] >= 0
+
+
+@pytest.mark.parametrize(("observe", "shown"), [({}, 3), (DEBUG, 4)], ids=["info", "debug"])
+def test_a_long_fallback_chain_is_whole_at_debug(build: Build, observe: Any, shown: int) -> None:
+    """An INFO line has room for the first few."""
+    world = build(a=[], b=[], c=[], d=[], e=[], observe=observe)
+    world.ask()
+
+    assert one(world, "router", "chat goes to a").metadata["fallback_chain"] == list("bcde")[:shown]
 
 
 def test_each_call_is_announced_at_debug(build: Build) -> None:
