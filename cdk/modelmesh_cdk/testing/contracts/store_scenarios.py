@@ -22,12 +22,14 @@ class StoreScenarios:
         own_clock: Whether the store tells time itself, as a server does. Then time really passes in the tests.
         tick: Seconds that the contract's leases and locks last; make it small for a store with its own clock.
         examples: How many lists of operations the store is compared over with the reference model.
+        shrinks: Whether a list they differ over is narrowed down to the shortest, which takes a while.
     """
 
     patience: ClassVar[float] = 20.0
     own_clock: ClassVar[bool] = False
     tick: ClassVar[float] = 10.0
     examples: ClassVar[int] = 25
+    shrinks: ClassVar[bool] = True
 
     # --- what subclasses write ------------------------------------------------------------
 
