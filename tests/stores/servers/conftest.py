@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from modelmesh_cdk.testing import context
+from modelmesh_cdk.testing.store_worker import RealClock
 
 START_SECONDS = 30.0
 NOBODY = "nobody"
@@ -283,3 +287,62 @@ def workers(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@dataclass(slots=True)
+class Shared:
+    """A kind of store over its server.
+
+    Attributes:
+        kind: ``redis`` or ``postgres``.
+        server: Where it keeps its state.
+        name: Key prefix or schema of this test's own.
+        home: Its module.
+    """
+
+    kind: str
+    server: Server
+    name: str
+    home: Any
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """What a worker process makes the same store of."""
+        return self.home.__name__, self.kind.capitalize(), json.dumps(self.settings())
+
+    def settings(self, *, port: int | None = None, **more: Any) -> dict[str, Any]:
+        """The store's settings as they are written in a configuration; by default patient."""
+        url = self.server.url.replace(f":{self.server.port}/", f":{port or self.server.port}/")
+        place = "key_prefix" if self.kind == "redis" else "schema"
+        return {"url": url, place: self.name, "timeout": 5.0, **more}
+
+    def make(self, *, port: int | None = None, **more: Any) -> Any:
+        """Build a store."""
+        kind = self.kind.capitalize()
+        config = getattr(self.home, f"{kind}Config")(**self.settings(port=port, **more))
+        store = getattr(self.home, f"{kind}StateStore")(config)
+        store.bind(context("storage", clock=RealClock()))
+        return store
+
+
+def _shared(kind: str, request: pytest.FixtureRequest, own_name: str) -> Shared:
+    home = pytest.importorskip(f"modelmesh_plugins.state_stores.{kind}")
+    return Shared(kind, request.getfixturevalue(f"{kind}_server"), own_name, home)
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def shared(request: pytest.FixtureRequest, own_name: str) -> Shared:
+    """Each store over its server."""
+    return _shared(request.param, request, own_name)
+
+
+@pytest.fixture
+def redis(request: pytest.FixtureRequest, own_name: str) -> Shared:
+    """The Redis store over its server."""
+    return _shared("redis", request, own_name)
+
+
+@pytest.fixture
+def postgres(request: pytest.FixtureRequest, own_name: str) -> Shared:
+    """The PostgreSQL store over its server."""
+    return _shared("postgres", request, own_name)

@@ -65,14 +65,19 @@ async def main(home: str, name: str, settings: str, task: str, *arguments: str) 
     store = getattr(module, f"{name}StateStore")(config)
     store.bind(context("storage", clock=SkewedClock(float(arguments[-1]) if task == "flow" else 0.0)))
     await store.load("ready")
-    print("ready", flush=True)
+    _say("ready")
     sys.stdin.readline()
     if task == "spend":
         witness = os.open(arguments[0], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         await _spend(store, witness, float(arguments[1]))
     else:
-        print(await _flow(store, float(arguments[0])), flush=True)
+        _say(str(await _flow(store, float(arguments[0]))))
     await store.close()
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
