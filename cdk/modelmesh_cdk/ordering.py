@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from pydantic import BaseModel
 
@@ -18,6 +19,10 @@ Figure = TypeVar("Figure")
 
 _BOARDS = 8
 """Selections of candidates that are remembered: a pool has a few, by delivery mode and by what requests need."""
+
+
+_FEW = 8
+"""Figures that may have changed for moving their candidates one by one to be quicker than sorting all."""
 
 
 class Order:
@@ -54,7 +59,7 @@ class Board(Generic[Figure]):
         stale_at: Monotonic time at which the figures have to be read again though nobody moved.
     """
 
-    __slots__ = ("_by_id", "candidates", "figures", "moves", "order", "stale_at")
+    __slots__ = ("_by_id", "_places", "candidates", "figures", "moves", "order", "stale_at")
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
@@ -62,6 +67,7 @@ class Board(Generic[Figure]):
         self.figures: dict[str, Figure] = {}
         self.order = Order(())
         self.stale_at = NEVER
+        self._places: dict[str, int] | None = None
         get = getattr(candidates, "get", None)
         self._by_id: Callable[[str], Candidate | None] = (
             get if get is not None else {candidate.model_id: candidate for candidate in candidates}.get
@@ -70,6 +76,20 @@ class Board(Generic[Figure]):
     def candidate(self, model_id: str) -> Candidate:
         """Return the candidate of an ID in the order."""
         return cast("Candidate", self._by_id(model_id))
+
+    def move(self, model_id: str, figure: Figure) -> None:
+        """Give a candidate another figure, and its place in a rising order, equal ones in pool order."""
+        if self._places is None:
+            self._places = {name: place for place, name in enumerate(self.figures)}
+        figures, places, ids = self.figures, self._places, self.order.ids.copy()
+
+        def key(name: str) -> Any:
+            return figures[name], places[name]
+
+        del ids[bisect_left(ids, key(model_id), key=key)]
+        figures[model_id] = figure
+        insort(ids, model_id, key=key)
+        self.order = Order(ids)
 
     def without(self, model_id: str) -> Ranked:
         """Return the candidates in order, without this one."""
@@ -193,12 +213,12 @@ class OrderedStrategy(BaseStrategy[ConfigT], Generic[ConfigT, Figure]):
         if moved is None or (board.stale_at != NEVER and self._clock.monotonic() >= board.stale_at):
             self._filled(board)
             return
-        figures, changed = board.figures, False
-        for candidate in moved:
-            figure = self.read(candidate)
-            if figure != figures[candidate.model_id]:
-                figures[candidate.model_id] = figure
-                changed = True
-        if changed:
-            board.order = self.arrange(figures)
+        read = {candidate.model_id: self.read(candidate) for candidate in moved}
+        changed = {name: figure for name, figure in read.items() if figure != board.figures[name]}
+        if len(changed) <= _FEW and type(self).arrange is OrderedStrategy.arrange:
+            for name, figure in changed.items():
+                board.move(name, figure)
+        elif changed:
+            board.figures.update(changed)
+            board.order = self.arrange(board.figures)
         board.stale_at = self.stale_at()
