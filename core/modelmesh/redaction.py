@@ -39,8 +39,9 @@ _NAMED = re.compile(
 """Finds such a name with something after it in lower-case text, several times as quickly as what takes it out."""
 _FIGURE = r"(?!(?:null|none|true|false|\d+(?:\.\d+)?)\b|\*\*\*)"
 """What stays after such a name: figures, and what has been taken out before."""
-_PATTERNS: tuple[tuple[tuple[str, ...] | re.Pattern[str], re.Pattern[str], str], ...] = (
-    # (what must stand in the lower-case text for it to match; the pattern; what takes the place of what it finds)
+_PATTERNS: tuple[tuple[tuple[str, ...] | None, re.Pattern[str], str], ...] = (
+    # (one of what must stand in the lower-case text for it to match, None for a name that `_NAMED` finds; the pattern;
+    # what takes the place of what it finds)
     (
         ("private key-----",),
         re.compile(r"(?is)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [^-]*-----|\Z)"),
@@ -68,7 +69,7 @@ _PATTERNS: tuple[tuple[tuple[str, ...] | re.Pattern[str], re.Pattern[str], str],
         r"\1" + REDACTED,
     ),
     (
-        _NAMED,
+        None,
         re.compile(
             # A quoted value to its end, also where the quotes are escaped; an unquoted one to the next blank.
             rf"(?i)({_STRONG}(?:[\"'\\]*\s*[:=]\s*\[?\s*b?|[\"'\\]+\s*,\s*b?))"
@@ -77,7 +78,7 @@ _PATTERNS: tuple[tuple[tuple[str, ...] | re.Pattern[str], re.Pattern[str], str],
         r"\1\2" + REDACTED,
     ),
     (
-        _NAMED,
+        None,
         # A word that means other things as well: only what looks like a credential goes.
         re.compile(
             r"(?i)(\b(?:keys?|token)[\"'\\]*\s*[:=,]\s*b?[\"'\\]*)"
@@ -259,8 +260,14 @@ class Redactor:
 
 
 def _without_credentials(text: str, lowered: str) -> str:
+    is_named: bool | None = None
     for words, pattern, replacement in _PATTERNS:
-        if words.search(lowered) if isinstance(words, re.Pattern) else any(word in lowered for word in words):
+        if words is None:
+            if is_named is None:
+                is_named = _NAMED.search(lowered) is not None
+            if is_named:
+                text = pattern.sub(replacement, text)
+        elif any(word in lowered for word in words):
             text = pattern.sub(replacement, text)
     return text
 
