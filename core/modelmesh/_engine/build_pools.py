@@ -13,6 +13,7 @@ from modelmesh._engine.policies import DeactivationRules, PoolPolicy, RecoveryRu
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.registry import Membership
 from modelmesh._engine.retry import RetryPolicy
+from modelmesh._engine.retry_budget import RetryBudget
 from modelmesh._engine.rotation import DeactivationEvaluator, RecoveryEvaluator, RotationPolicyService
 from modelmesh._engine.telemetry import Telemetry
 from modelmesh.capabilities import CapabilityTree
@@ -49,6 +50,7 @@ class PoolBuilder:
         self._clock = clock
         self._random = random
         self._lock = lock
+        self._retries = RetryBudget.of_process()
 
     def pool(self, name: str, entry: PoolConfig, tree: CapabilityTree) -> CapabilityPool:
         policy = pool_policy(entry)
@@ -72,6 +74,7 @@ class PoolBuilder:
             priority=entry.priority,
             strategy_id=entry.strategy,
             changes=self._changes,
+            process_retries=self._retries,
         )
 
     def _strategy(self, pool: str, connector_id: str, settings: Any) -> SelectionStrategy:

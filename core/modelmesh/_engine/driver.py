@@ -299,16 +299,14 @@ class Driver:
     # --- both -------------------------------------------------------------------
 
     def _open(self, call: Call) -> None:
-        call.pool.active_requests += 1
+        call.pool.retries.enter()
 
     def _close(self, call: Call) -> None:
         self._recorder.release_log(call, is_last=True)
         pool = call.pool
-        pool.active_requests -= 1
+        pool.retries.leave(retried=call.retrying)
         pool.total_requests += 1
-        if call.retrying:
-            pool.active_retries -= 1
-            call.retrying = False
+        call.retrying = False
 
     def _begin(self, call: Call, member: Member, error: ProviderError | None) -> ProviderRequest:
         before = call.last_member

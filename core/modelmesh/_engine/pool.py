@@ -15,6 +15,7 @@ from modelmesh._engine.maintenance import MaintenanceWindow
 from modelmesh._engine.model import Model
 from modelmesh._engine.policies import PoolPolicy
 from modelmesh._engine.requirements import Declared, Fit
+from modelmesh._engine.retry_budget import RetryBudget
 from modelmesh._engine.rotation import RotationPolicyService
 from modelmesh._engine.windows import CalendarWindow
 from modelmesh.errors import NoActiveModelError
@@ -263,6 +264,7 @@ class CapabilityPool:
         priority: int = 0,
         strategy_id: str = "",
         changes: Changes | None = None,
+        process_retries: RetryBudget | None = None,
     ) -> None:
         self.name = name
         self.hierarchy_node = hierarchy_node
@@ -273,8 +275,7 @@ class CapabilityPool:
         self.strategy_id = strategy_id
         self.total_requests = 0
         self.rotation_events = 0
-        self.active_requests = 0
-        self.active_retries = 0
+        self.retries = RetryBudget(policy.retry_percent, policy.retry_minimum, process_retries)
         self.on_move: Callable[[Member, RecoveryTrigger | None], None] | None = None
         self._telemetry = telemetry
         self._statistics = statistics
@@ -312,6 +313,16 @@ class CapabilityPool:
     @property
     def _standby_models(self) -> list[Model]:
         return [member.model for member in self._members.values() if not member.active]
+
+    @property
+    def active_requests(self) -> int:
+        """Requests that run now."""
+        return self.retries.requests
+
+    @property
+    def active_retries(self) -> int:
+        """Of these, those that hold a place in the retry budget."""
+        return self.retries.retries
 
     def get_active_models(self) -> list[Model]:
         """Models that take traffic, in pool order."""
@@ -646,15 +657,10 @@ class CapabilityPool:
     # --- retry budget -----------------------------------------------------
 
     def take_retry(self, call: Call) -> bool:
-        """Whether the call may retry now: at most 20 % of the active requests at once, but always a few."""
-        if call.retrying:
-            return True
-        allowed = max(float(self.policy.retry_minimum), self.active_requests * self.policy.retry_percent / 100.0)
-        if self.active_retries >= allowed:
-            return False
-        call.retrying = True
-        self.active_retries += 1
-        return True
+        """Whether the call may retry now, by the budget of the pool and that of the process."""
+        if not call.retrying:
+            call.retrying = self.retries.take()
+        return call.retrying
 
     # --- errors -----------------------------------------------------------
 
