@@ -69,6 +69,10 @@ def state_of(error: BaseException) -> str:
 def _connecting(error: psycopg.OperationalError) -> tuple[str, bool]:
     """Of failures to connect the library passes on the server's words without its code."""
     words = str(error)
+    if "does not exist" in words:
+        return _REMEDIES[
+            "3D000" if "database" in words.partition("does not exist")[0].rpartition("FATAL")[2] else "28000"
+        ]
     for part, state in _WORDS.items():
         if part in words:
             return _REMEDIES[state]

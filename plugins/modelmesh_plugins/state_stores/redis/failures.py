@@ -65,6 +65,8 @@ def code_of(error: BaseException) -> str:
     """The code of the server's refusal, wherever in its words: scripts wrap what their commands answer."""
     if isinstance(error, StateStoreError):
         return str(error.details.get("code", ""))
+    if isinstance(error, exceptions.AuthenticationError) and "required" in str(error):
+        return "NOAUTH"
     found = _CODE.search(f"{_KINDS.get(type(error).__name__, '')} {error}")
     return found.group(1) if found else ""
 

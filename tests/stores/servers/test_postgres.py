@@ -1,0 +1,239 @@
+"""What is PostgreSQL's own: its schema and rights, ended backends, transactions that meet one another (F30)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from modelmesh.errors import StateStoreError
+from modelmesh.interfaces.ledger import GRANTED, Balance, RateClaim, WindowClaim
+
+CLAIM = WindowClaim("budget", 10, 1_000, 3_600.0)
+
+
+def test_ended_backends_cost_no_call(postgres: Any) -> None:
+    """pg_terminate_backend on all connections, idle or at work: reserving, records and listening go on."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        for number in range(5):
+            assert await store.reserve(f"{number}", [CLAIM], lease=60.0) == GRANTED
+            await store.save(f"{number}", b"")
+            await admin("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'modelmesh'")
+        assert await store.settle("0", {}) is True
+
+    _drive(postgres, scenario)
+
+
+def test_a_backend_ended_at_work_is_tried_again(postgres: Any) -> None:
+    """A transaction that was ended before it was done is done over another connection."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await store.reserve("warm", [CLAIM], lease=60.0)
+        async with await admin.hold(f"SELECT FROM {postgres.name}.windows WHERE account = 'budget' FOR UPDATE"):
+            waiting = asyncio.ensure_future(store.reserve("one", [CLAIM], lease=60.0))
+            while not await admin("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+                pass
+            await admin("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        assert await waiting == GRANTED
+        assert (await store.balances(["budget"]))["budget"] == Balance(0, 20)
+
+    _drive(postgres, scenario)
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"], ids=["serialization failure", "deadlock"])
+def test_a_transaction_others_undid_is_tried_again(postgres: Any, code: str) -> None:
+    """Twice undone, the third is made; undone all the time, it is an error that says so."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        schema = postgres.name
+        await store.reserve("warm", [CLAIM], lease=60.0)
+        await admin(f"CREATE SEQUENCE {schema}.undone")
+        await admin(
+            f"CREATE OR REPLACE FUNCTION {schema}.now_us() RETURNS numeric LANGUAGE plpgsql AS $$ BEGIN"
+            f" IF nextval('{schema}.undone') < (SELECT version FROM {schema}.version) THEN"
+            f" RAISE 'undone' USING ERRCODE = '{code}'; END IF;"
+            " RETURN floor(extract(epoch FROM clock_timestamp()) * 1000000); END $$"
+        )
+        await admin(f"UPDATE {schema}.version SET version = 3")
+        assert await store.reserve("one", [CLAIM], lease=60.0) == GRANTED
+        await admin(f"UPDATE {schema}.version SET version = 1000")
+        with pytest.raises(StateStoreError, match="too busy") as caught:
+            await store.reserve("two", [CLAIM], lease=60.0)
+        assert caught.value.retryable
+
+    _drive(postgres, scenario)
+
+
+def test_claims_in_any_order_do_not_deadlock(postgres: Any) -> None:
+    """Processes that claim on the same accounts in different orders all get their answers at once."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        others = [postgres.make() for _ in range(3)]
+        claims = [
+            *(WindowClaim(f"w{i}", 1, 10**6, 3_600.0) for i in range(4)),
+            *(RateClaim(f"r{i}", 1, 10**6, 60.0, 10**6) for i in range(4)),
+        ]
+
+        async def work(each: Any, turn: int) -> None:
+            for number in range(10):
+                order = claims[turn:] + claims[:turn] if number % 2 else list(reversed(claims))
+                assert await each.reserve(f"{turn}-{number}", order, lease=60.0) == GRANTED
+                assert await each.settle(f"{turn}-{number}", {}) is True
+
+        try:
+            async with asyncio.timeout(10.0):
+                await asyncio.gather(*(work(each, turn) for turn, each in enumerate([store, *others])))
+        finally:
+            for each in others:
+                await each.close()
+        assert (await store.balances(["w0"]))["w0"] == Balance(40, 0)
+
+    _drive(postgres, scenario)
+
+
+def test_a_schema_is_made_once_by_many(postgres: Any) -> None:
+    """Stores that first meet an empty database at once take turns in making its schema."""
+
+    async def scenario() -> None:
+        stores = [postgres.make() for _ in range(5)]
+        try:
+            assert await asyncio.gather(*(each.load("key") for each in stores)) == [None] * 5
+        finally:
+            for each in stores:
+                await each.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_schema_from_the_future_is_refused(postgres: Any) -> None:
+    """What a later version made is left alone, and the message says what to do."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await store.save("key", b"data")
+        await admin(f"UPDATE {postgres.name}.version SET version = 99")
+        late = postgres.make()
+        try:
+            with pytest.raises(StateStoreError, match=r"later version of ModelMesh .*upgrade modelmesh-router"):
+                await late.load("key")
+        finally:
+            await late.close()
+
+    _drive(postgres, scenario)
+
+
+def test_a_missing_database_is_told(postgres: Any) -> None:
+    """So is a user that does not exist."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        for part, other, remedy in (
+            ("/postgres", "/nowhere", "create it, or name another in storage.url"),
+            ("owner@", "stranger:hunter22@", "pg_hba.conf"),
+        ):
+            wrong = postgres.make(url=postgres.server.url.replace(part, other))
+            try:
+                with pytest.raises(StateStoreError) as caught:
+                    await wrong.load("key")
+            finally:
+                await wrong.close()
+            assert remedy in caught.value.message
+            assert "hunter22" not in caught.value.message
+            assert not caught.value.retryable
+
+    _drive(postgres, scenario)
+
+
+def test_missing_rights_are_told(postgres: Any) -> None:
+    """A user who may not make the schema hears what the owner has to grant; with a schema of its own all works."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        user = f"{postgres.name}_user"
+        await admin(f"CREATE ROLE {user} LOGIN")
+        limited = postgres.make(url=postgres.server.url.replace("owner@", f"{user}@"))
+        try:
+            with pytest.raises(StateStoreError, match=r"CREATE SCHEMA ... AUTHORIZATION") as caught:
+                await limited.load("key")
+            assert not caught.value.retryable
+            await admin(f"CREATE SCHEMA {postgres.name} AUTHORIZATION {user}")
+            assert await limited.reserve("one", [CLAIM], lease=60.0) == GRANTED
+        finally:
+            await limited.close()
+
+    _drive(postgres, scenario, warm=False)
+
+
+def test_words_of_hostile_users_are_only_values(postgres: Any) -> None:
+    """Keys, accounts, IDs and channels that look like SQL are kept as they are."""
+    hostile = "x'); DROP SCHEMA public CASCADE; --%s {s} $$"
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await store.save(hostile, b"data")
+        assert await store.list(hostile[:4]) == [hostile]
+        assert await store.reserve(hostile, [WindowClaim(hostile, 1, 10, 60.0)], lease=60.0) == GRANTED
+        assert (await store.balances([hostile]))[hostile] == Balance(0, 1)
+        assert await store.settle(hostile, {hostile: 2}) is True
+        await store.publish(hostile, hostile.encode())
+        assert (await store.lock(hostile, expires_in=5.0)).name == hostile
+
+    _drive(postgres, scenario)
+
+
+def test_what_nobody_needs_is_swept(postgres: Any) -> None:
+    """Accounts whose time is over, rested rates, lapsed locks and old messages are removed; what counts stays."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        schema = postgres.name
+        await store.reserve("one", [WindowClaim("old", 1, 10, 0.0), CLAIM], lease=60.0)
+        await store.settle("one", {})
+        await store.reserve("two", [RateClaim("rested", 1, 1_000, 0.001, 1_000)], lease=60.0)
+        await store.lock("lapsed", expires_in=0.001)
+        await store.publish("news", b"x" * 10_000)
+        await admin(f"UPDATE {schema}.messages SET at = at - 120000000")
+        await asyncio.sleep(0.02)
+        await admin(f"SELECT {schema}.sweep()")
+        left = [
+            len(await admin(f"SELECT FROM {schema}.{table}")) for table in ("windows", "rates", "locks", "messages")
+        ]
+        assert left == [1, 0, 0, 0]
+        assert (await store.balances(["budget"]))["budget"] == Balance(10, 0)
+
+    _drive(postgres, scenario)
+
+
+class Admin:
+    """Statements of the server's owner, over a connection of their own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def __call__(self, statement: str) -> list[Any]:
+        """Run a statement; return its rows."""
+        import psycopg
+
+        async with await psycopg.AsyncConnection.connect(
+            self._url, autocommit=True, application_name="admin"
+        ) as connection:
+            result = await connection.execute(statement)
+            return await result.fetchall() if result.description is not None else []
+
+    async def hold(self, statement: str) -> Any:
+        """Run a statement in a transaction that is open as long as what is returned."""
+        import psycopg
+
+        connection = await psycopg.AsyncConnection.connect(self._url, application_name="admin")
+        await connection.execute(statement)
+        return connection
+
+
+def _drive(postgres: Any, scenario: Any, *, warm: bool = True) -> None:
+    async def run() -> None:
+        store = postgres.make()
+        try:
+            if warm:
+                await store.load("warm")
+            await scenario(store, Admin(postgres.server.url))
+        finally:
+            await store.close()
+
+    asyncio.run(run())

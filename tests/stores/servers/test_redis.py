@@ -1,0 +1,195 @@
+"""What is Redis's own: forgotten scripts, refusals with their remedies, keys that expire and lie in one slot."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from modelmesh.errors import StateStoreError
+from modelmesh.interfaces.ledger import GRANTED, RateClaim, WindowClaim
+
+CLAIM = WindowClaim("budget", 10, 1_000, 3_600.0)
+
+
+def test_forgotten_scripts_are_sent_again(redis: Any) -> None:
+    """SCRIPT FLUSH between calls, and while many are asked, costs none of them."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        for number in range(5):
+            assert await store.reserve(f"{number}", [CLAIM], lease=60.0) == GRANTED
+            await admin("SCRIPT", "FLUSH")
+        many = [store.reserve(f"many-{number}", [CLAIM], lease=60.0) for number in range(20)]
+        flush = [admin("SCRIPT", "FLUSH") for _ in range(5)]
+        assert (await asyncio.gather(*many, *flush))[:20] == [GRANTED] * 20
+        assert await store.settle("0", {"budget": 3}) is True
+
+    _drive(redis, scenario)
+
+
+def test_a_replica_is_told_and_left(redis: Any) -> None:
+    """READONLY names the remedy; when the server is primary again, the store works."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await admin("REPLICAOF", "127.0.0.1", "1")
+        try:
+            await _refused(store.reserve("one", [CLAIM], lease=60.0), "READONLY", "name the primary in storage.url")
+            await _refused(store.save("key", b""), "READONLY", "name the primary")
+        finally:
+            await admin("REPLICAOF", "NO", "ONE")
+        assert await store.reserve("one", [CLAIM], lease=60.0) == GRANTED
+
+    _drive(redis, scenario)
+
+
+def test_a_full_memory_is_told(redis: Any) -> None:
+    """OOM names the remedy, and giving back still works."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await store.reserve("one", [CLAIM], lease=60.0)
+        await admin("CONFIG", "SET", "maxmemory", "1")
+        try:
+            await _refused(store.reserve("two", [CLAIM], lease=60.0), "OOM", "raise its maxmemory")
+        finally:
+            await admin("CONFIG", "SET", "maxmemory", "0")
+        assert await store.reserve("two", [CLAIM], lease=60.0) == GRANTED
+
+    _drive(redis, scenario)
+
+
+def test_missing_rights_are_told(redis: Any) -> None:
+    """A user who may not run scripts hears which commands are needed."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await admin("ACL", "SETUSER", "limited", "on", ">hunter22", "~*", "+hmget", "+client", "+select")
+        limited = redis.make(username="limited", password="hunter22")
+        wrong = redis.make(username="limited", password="hunter23")
+        try:
+            assert await limited.load("key") is None
+            await _refused(limited.reserve("one", [CLAIM], lease=60.0), "NOPERM", "ACL SETUSER")
+            await _refused(wrong.load("key"), "WRONGPASS", "storage.password")
+        finally:
+            await limited.close()
+            await wrong.close()
+            await admin("ACL", "DELUSER", "limited")
+
+    _drive(redis, scenario)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "remedy"),
+    [
+        ("-LOADING Redis is loading the dataset in memory", "LOADING", "works again when that is done"),
+        ("-MOVED 7 10.0.0.9:6379", "MOVED", "name the node that does"),
+        ("-CLUSTERDOWN The cluster is down", "CLUSTERDOWN", "CLUSTER INFO"),
+        ("-NOAUTH Authentication required.", "NOAUTH", "set storage.password"),
+        ("-MISCONF Redis is configured to save RDB snapshots", "MISCONF", "free the disk"),
+        ("-ERR unknown command", "ResponseError", "refused a command"),
+        ("garbage", "InvalidResponse", "Redis at"),
+    ],
+    ids=lambda value: value.split()[0].strip("-"),
+)
+def test_refusals_name_their_remedies(redis: Any, answer: str, code: str, remedy: str) -> None:
+    """Whatever the server answers to a command, the error says what to do about it."""
+
+    async def scenario() -> None:
+        async with _answering(answer) as port:
+            store = redis.make(port=port, timeout=1.0)
+            try:
+                await _refused(store.reserve("one", [CLAIM], lease=60.0), code, remedy)
+            finally:
+                await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_keys_expire_when_nobody_needs_them(redis: Any) -> None:
+    """Books, reservations and locks leave by themselves, after their time and no earlier; all share one hash tag."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await store.reserve("one", [CLAIM, RateClaim("flow", 3, 10, 60.0, 10)], lease=30.0)
+        await store.reserve("two", [WindowClaim("short", 1, 10, 5.0)], lease=1.0)
+        await store.lock("lock", expires_in=20.0)
+        await store.save("record", b"stays")
+        keys = [key.decode() for key in await admin("KEYS", f"*{redis.name}*")]
+        assert all(key.startswith(f"{{{redis.name}}}:") for key in keys)
+        left = {key.split("}:")[1]: await admin("PTTL", key) / 1_000 for key in keys}
+        assert {name for name, seconds in left.items() if seconds < 0} == {"d:record", "keys", "fence", "leases"}
+        assert 3_630.0 <= left["w:budget"] <= 3_700.0, "as long as a lease's end could still change it"
+        assert 3_630.0 <= left["r:one"] <= 3_700.0
+        assert 18.0 <= left["q:flow"] <= 80.0
+        assert 6.0 <= left["w:short"] <= 70.0
+        assert 0.0 < left["l:lock"] <= 20.0
+
+    _drive(redis, scenario)
+
+
+def test_a_key_of_another_kind_is_told(redis: Any) -> None:
+    """Somebody else's key under the prefix is no riddle."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await admin("LPUSH", f"{{{redis.name}}}:w:budget", "x")
+        await _refused(store.reserve("one", [CLAIM], lease=60.0), "WRONGTYPE", "choose another prefix")
+
+    _drive(redis, scenario)
+
+
+def test_short_names_lead_to_it() -> None:
+    """``redis`` and ``redis.redis`` are the same store."""
+    from modelmesh.plugins import PluginHost
+
+    host = PluginHost()
+
+    assert host.resolve_id("state_stores", "redis") == "modelmesh.redis.v1"
+    assert host.find("state_stores", "redis.redis").__name__ == "RedisStateStore"
+
+
+def _drive(redis: Any, scenario: Any) -> None:
+    async def run() -> None:
+        store, other = redis.make(), redis.make()
+
+        async def admin(*words: Any) -> Any:
+            return await other._run(redis.home.connection.Command(words))
+
+        try:
+            await scenario(store, admin)
+        finally:
+            await store.close()
+            await other.close()
+
+    asyncio.run(run())
+
+
+async def _refused(call: Any, code: str, remedy: str) -> None:
+    with pytest.raises(StateStoreError) as caught:
+        await call
+    assert caught.value.details["code"] == code
+    assert remedy in caught.value.message
+    assert "hunter" not in "".join(traceback.format_exception(caught.value))
+
+
+@asynccontextmanager
+async def _answering(answer: str) -> AsyncIterator[int]:
+    """A server that accepts a connection and gives every command the same answer."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while data := await reader.read(65_536):
+            for command in data.split(b"*")[1:]:
+                polite = any(word in command for word in (b"CLIENT", b"SELECT"))
+                writer.write(b"+OK\r\n" if polite else f"{answer}\r\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+        await asyncio.sleep(0.01)
