@@ -206,28 +206,30 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
                     if not channels or self._closing:
                         self._listening = None
                         return
-                subscribers = [each for channel in channels for each in self.channels.of(channel)]
-                places = [each.after for each in subscribers]
-                known = [place for place in places if place is not None]
-                if not known:
-                    continue  # they have only just come: their places are known in a moment
                 try:
                     if database is None:
                         database = self._connect()
-                    found = database.execute(self._sql["messages"], (min(known),)).fetchall()
+                    # In a method of its own: what it holds must not keep subscribers alive while this one waits.
+                    self._hand_out(database, channels)
                 except sqlite3.Error as error:
                     self._trace(f"messages cannot be read, trying again: {self._explain(error).message}")
-                    continue
-                for place, channel, body in found:
-                    for subscriber in self.channels.of(channel):
-                        if subscriber.after is not None and place > subscriber.after:
-                            subscriber.put(body)
-                for subscriber in subscribers:
-                    if found and subscriber.after is not None:
-                        subscriber.after = max(subscriber.after, found[-1][0])
         finally:
             if database is not None:
                 database.close()
+
+    def _hand_out(self, database: sqlite3.Connection, channels: Sequence[str]) -> None:
+        subscribers = [each for channel in channels for each in self.channels.of(channel)]
+        known = [each.after for each in subscribers if each.after is not None]
+        if not known:
+            return  # they have only just come: their places are known in a moment
+        found = database.execute(self._sql["messages"], (min(known),)).fetchall()
+        for place, channel, body in found:
+            for subscriber in self.channels.of(channel):
+                if subscriber.after is not None and place > subscriber.after:
+                    subscriber.put(body)
+        for subscriber in subscribers:
+            if found and subscriber.after is not None:
+                subscriber.after = max(subscriber.after, found[-1][0])
 
     async def close(self) -> None:
         """Commit what waits and close the database."""
@@ -279,8 +281,11 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
         for job in jobs:
             job.carry_out(page)
         if writes:
+            is_due = not now < self._clean_at <= now + HOUSEKEEPING_SECONDS
+            if is_due:
+                page.balances(now, ())  # ends the leases that have run out
             page.write()
-            if not now < self._clean_at <= now + HOUSEKEEPING_SECONDS:
+            if is_due:
                 self._clean_at = now + HOUSEKEEPING_SECONDS
                 page.forget()
         self._database.execute("COMMIT")

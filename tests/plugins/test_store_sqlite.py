@@ -1,0 +1,307 @@
+"""The SQLite store when things go wrong: other programs, other versions, full and missing disks."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from pydantic import ValidationError
+
+from modelmesh.errors import StateStoreError
+from modelmesh.interfaces.ledger import Balance, Claim, RateClaim, WindowClaim
+from modelmesh_cdk.testing import FakeClock, context
+from modelmesh_plugins.state_stores.sqlite import SQLiteConfig, SQLiteStateStore
+
+Result = TypeVar("Result")
+MONEY = [WindowClaim("money", 6, 10, 3_600.0)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the database is."""
+    return tmp_path / "state.sqlite"
+
+
+def use(
+    path: Path,
+    scenario: Callable[[SQLiteStateStore], Awaitable[Result]],
+    *,
+    clock: FakeClock | None = None,
+    table: str = "modelmesh_state",
+    busy_timeout: float = 5.0,
+) -> Result:
+    """Open a store, use it, and close it."""
+
+    async def run() -> Result:
+        store = SQLiteStateStore(SQLiteConfig(path=str(path), table=table, busy_timeout=busy_timeout))
+        store.bind(context("storage", clock=clock or FakeClock()))
+        try:
+            return await scenario(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+async def spend(store: SQLiteStateStore) -> None:
+    """Have six of ten reserved and one record saved."""
+    await store.reserve("a", MONEY, lease=60.0)
+    await store.save("key", b"data")
+
+
+async def money(store: SQLiteStateStore) -> Balance:
+    """Return what the account holds."""
+    return (await store.balances(["money"]))["money"]
+
+
+def test_leases_outlive_the_process(path: Path) -> None:
+    """What a process reserved before it ended is spent when its lease ends, whoever looks."""
+    clock = FakeClock()
+    use(path, spend, clock=clock)
+
+    held = use(path, money, clock=clock)
+    clock.advance(60.0)
+
+    assert (held, use(path, money, clock=clock)) == (Balance(0, 6), Balance(6, 0))
+
+
+def test_tables_of_two_names_are_apart(path: Path) -> None:
+    """Two applications may share a database."""
+    use(path, spend, table="one")
+
+    assert use(path, money, table="two") == Balance()
+
+
+@pytest.mark.parametrize("table", ["", "1st", "a b", "x; DROP TABLE y", 'a"', "x" * 42], ids=repr)
+def test_a_tables_name_is_a_name(table: str) -> None:
+    """It is the one thing that goes into the text of statements, so it is letters, digits and underscores."""
+    with pytest.raises(ValidationError, match="table"):
+        SQLiteConfig(table=table)
+
+
+def test_nothing_given_becomes_sql(path: Path) -> None:
+    """Quotes and statements in keys, accounts, IDs, locks and channels are text."""
+    text = "'; DROP TABLE modelmesh_state; --\""
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        await store.save(text, text.encode())
+        await store.reserve(text, [WindowClaim(text, 1, 10, 60.0)], lease=60.0)
+        assert await store.lock(text, expires_in=60.0) is not None
+        await store.publish(text, b"message")
+        record = await store.load(text)
+        assert record is not None
+        assert list(await store.list("'")) == [text]
+        assert await store.balances([text]) == {text: Balance(0, 1)}
+
+    use(path, scenario)
+
+
+def test_tables_from_the_future_are_refused_and_untouched(path: Path) -> None:
+    """The message says which version they have and which is known."""
+    use(path, spend)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE modelmesh_state_meta SET value = 2 WHERE name = 'schema'")
+    database.close()
+
+    with pytest.raises(StateStoreError, match="of version 2, made by a newer ModelMesh; this one knows up to 1"):
+        use(path, spend)
+
+
+def test_another_programs_file_is_refused_and_untouched(path: Path) -> None:
+    """It is no database, and stays what it is."""
+    path.write_bytes(b"no database" * 1_000)
+
+    with pytest.raises(StateStoreError, match=r"is no SQLite database; name another file under storage\.path"):
+        use(path, spend)
+
+    assert path.read_bytes() == b"no database" * 1_000
+
+
+def test_a_damaged_page_is_told(path: Path) -> None:
+    """With what to do about it."""
+
+    async def fill(store: SQLiteStateStore) -> None:
+        for number in range(50):
+            await store.save(f"key-{number}", b"x" * 1_000)
+
+    use(path, fill)
+    body = bytearray(path.read_bytes())
+    body[4_096:] = b"\xff" * (len(body) - 4_096)
+    path.write_bytes(body)
+
+    with pytest.raises(StateStoreError, match="is damaged; move it aside to begin anew"):
+        use(path, spend)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """With what to do about it."""
+    with pytest.raises(StateStoreError, match=r"its folder .*no does not exist; make it, or name another file"):
+        use(tmp_path / "no" / "state.sqlite", spend)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """A path that names one is told so."""
+    with pytest.raises(StateStoreError, match=r"it is a folder; name a file under storage\.path"):
+        use(tmp_path, spend)
+
+
+def test_a_full_disk_loses_nothing_and_heals(path: Path) -> None:
+    """What does not fit is refused by name of the file; what fits goes on, also in the same batch."""
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        await spend(store)
+        await _pragma(store, "max_page_count = 40")
+        small, large = await asyncio.gather(
+            store.save("small", b"fits"), store.save("large", b"x" * 1_000_000), return_exceptions=True
+        )
+        assert isinstance(large, StateStoreError)
+        assert "no space left for" in large.message
+        assert large.retryable
+        assert not isinstance(small, BaseException)
+        assert await money(store) == Balance(0, 6)
+        await _pragma(store, "max_page_count = 100000")
+        assert await store.save("large", b"x" * 1_000_000) is not None
+
+    use(path, scenario)
+
+
+def test_a_read_only_database_is_told(path: Path) -> None:
+    """With what to do about it; what was there can still be read."""
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        await spend(store)
+        await _pragma(store, "query_only = 1")
+        with pytest.raises(StateStoreError, match="is read-only: let this user write the file and its folder"):
+            await store.save("key", b"other")
+        assert await store.load("key") is not None
+
+    use(path, scenario)
+
+
+def test_another_programs_lock_is_waited_for(path: Path) -> None:
+    """A writer that takes its time delays; nobody is turned away, and the event loop goes on meanwhile."""
+    use(path, spend)
+    turns = 0
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        nonlocal turns
+        saving = asyncio.ensure_future(store.save("key", b"later"))
+        while not saving.done():
+            turns += 1
+            await asyncio.sleep(0.001)
+        assert saving.result() is not None
+
+    with _locked(path, 0.1):
+        use(path, scenario)
+
+    assert turns > 10
+
+
+def test_a_lock_that_is_never_given_back_is_told(path: Path) -> None:
+    """After busy_timeout, as something that may pass."""
+    use(path, spend)
+
+    with (
+        _locked(path, 0.5),
+        pytest.raises(StateStoreError, match=r"another process has kept .* locked for 0\.05 s") as caught,
+    ):
+        use(path, spend, busy_timeout=0.05)
+
+    assert caught.value.retryable
+
+
+def test_huge_debts_of_rates_are_kept(path: Path) -> None:
+    """A month's tokens counted in microseconds are more than 64 bits hold."""
+    claim = RateClaim("tokens", 10**12, 10**12, 2_592_000.0, 10**12)
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        assert (await store.reserve("a", [claim], lease=60.0)).granted
+        assert (await store.reserve("b", [claim], lease=60.0)).granted is False
+
+    use(path, scenario)
+
+
+def test_what_nobody_needs_is_deleted(path: Path) -> None:
+    """Windows whose time is over, rates that rest, locks that lapsed and old messages leave the tables."""
+    clock = FakeClock()
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        claims: list[Claim] = [WindowClaim("old", 1, 10, 5.0), RateClaim("flow", 1, 10, 1.0, 10)]
+        await store.reserve("a", claims, lease=1.0)
+        await store.lock("probe", expires_in=1.0)
+        await store.publish("news", b"old")
+        clock.advance(120.0)
+        await store.save("key", b"data")
+        clock.advance(120.0)
+        await store.save("key", b"data")
+
+    use(path, scenario, clock=clock)
+    database = sqlite3.connect(path)
+    tables = ("windows", "rates", "reservations", "locks", "messages")
+    counts = [database.execute(f"SELECT COUNT(*) FROM modelmesh_state_{table}").fetchone()[0] for table in tables]
+    database.close()
+
+    assert counts == [0] * len(tables)
+
+
+def test_the_listening_thread_ends_with_its_last_subscriber(path: Path) -> None:
+    """Nobody polls while nobody listens."""
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        listener = store.subscribe("news")
+        waiting = asyncio.ensure_future(anext(listener))
+        while not waiting.done():
+            await store.publish("news", b"one")
+            await asyncio.wait([waiting], timeout=0.02)
+        assert _listening()
+        await listener.aclose()
+        del listener, waiting
+        await asyncio.to_thread(_join_listening)
+        assert not _listening()
+
+    use(path, scenario)
+
+
+def _join_listening() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "modelmesh-sqlite-news":
+            thread.join(5.0)
+
+
+def _listening() -> bool:
+    return any(thread.name == "modelmesh-sqlite-news" for thread in threading.enumerate())
+
+
+async def _pragma(store: SQLiteStateStore, text: str) -> None:
+    """Change the store's own connection: a full or read-only disk cannot be had without mounting one."""
+    await store._thread.run(lambda page: page._database.execute(f"PRAGMA {text}").fetchall(), writes=False)
+
+
+class _locked:  # noqa: N801 (used like a function)
+    """Hold the database's write lock from another connection for so long."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path, self._seconds = path, seconds
+        self._held, self._done = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._hold)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        assert self._held.wait(5.0)
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join(5.0)
+
+    def _hold(self) -> None:
+        database = sqlite3.connect(self._path, isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")
+        self._held.set()
+        self._done.wait(self._seconds)
+        database.execute("ROLLBACK")
+        database.close()
