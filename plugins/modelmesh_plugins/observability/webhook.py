@@ -154,7 +154,7 @@ class WebhookConnector(BaseObservability[WebhookConfig]):
                     raise problem
                 if pause is not None:
                     pause = min(max(pause, self._asked_wait(reply)), self.config.max_retry_delay)
-            if pause is None or self._ending.is_set() or self._wait(pause):
+            if pause is None or self._wait(pause):
                 raise problem
 
     def _delays(self) -> Iterator[float]:

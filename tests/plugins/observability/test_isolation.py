@@ -209,6 +209,36 @@ def test_others_are_told_that_a_sink_is_in_trouble_and_when_it_is_over(mesh_with
     assert told[0].metadata["failed"] == 5
 
 
+def test_a_sink_does_not_hear_itself(mesh_with: Make) -> None:
+    """What it says while it is served goes to the others; or it would never come to an end."""
+    heard: dict[str, set[str]] = {"one": set(), "other": set()}
+
+    class Talking(Flooding):
+        name = "one"
+
+        def misbehave(self, record: Any) -> None:
+            if isinstance(record, TraceEntry):
+                heard[self.name].add(record.message)
+            super().misbehave(record)
+
+    class Listening(Talking):
+        name = "other"
+
+        def bind(self, context: Any) -> None:
+            """Say nothing."""
+
+        def misbehave(self, record: Any) -> None:
+            if isinstance(record, TraceEntry):
+                heard[self.name].add(record.message)
+
+    mesh = mesh_with(Talking(), logging={"instance": Listening()})
+    mesh.run(ask_often(mesh, 3))
+    until(lambda: "flood" in heard["other"])
+    mesh.shutdown()
+
+    assert "flood" not in heard["one"]
+
+
 def test_two_sinks_that_report_each_other_come_to_an_end(mesh_with: Make) -> None:
     """What a sink says while it is served goes to the others, a little of it, and never round and round."""
     one, other = Flooding(), Flooding()
