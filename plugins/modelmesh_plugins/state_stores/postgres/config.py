@@ -33,13 +33,16 @@ class PostgresConfig(BaseModel):
         " limits have the same.",
     )
     timeout: float = Field(
-        default=0.25, gt=0.0, le=60.0, description="How long any one call may take in all, in seconds."
+        default=0.25,
+        gt=0.0,
+        le=60.0,
+        description="How long any one call may take in all, in seconds; the first also waits for a connection.",
     )
     connect_timeout: float = Field(
         default=5.0,
         gt=0.0,
         le=60.0,
-        description="How long opening a connection may take, in seconds; calls wait for timeout only.",
+        description="How long opening a connection may take, in seconds; later calls wait for timeout only.",
     )
     connections: int = Field(
         default=2, ge=1, le=64, description="Connections for records of each event loop; limits have one more."

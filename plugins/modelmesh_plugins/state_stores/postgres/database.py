@@ -69,6 +69,7 @@ class Database:
         self._postings: Batches[Posting, Any] = Batches(self._post)
         self._queries: Batches[Query, Any] = Batches(self._query, limit=1, lanes=config.connections)
         self._sweep_at = 0.0
+        self._first_wait = config.connect_timeout  # until a first answer, or error, came
         self.listener = Listener(config)
 
     async def post(self, posting: Posting) -> Any:
@@ -77,7 +78,7 @@ class Database:
         Raises:
             StateStoreError: There was none, or it was a refusal.
         """
-        return await self._ask(self._postings.ask(posting, within=self._config.timeout))
+        return await self._ask(self._postings.ask(posting, within=self._config.timeout + self._first_wait))
 
     async def query(self, query: Query) -> Any:
         """Return a statement's rows.
@@ -85,7 +86,7 @@ class Database:
         Raises:
             StateStoreError: There was no answer, or it was a refusal.
         """
-        return await self._ask(self._queries.ask(query, within=self._config.timeout))
+        return await self._ask(self._queries.ask(query, within=self._config.timeout + self._first_wait))
 
     async def close(self) -> None:
         """Let what is out come back, and close the connections."""
@@ -101,6 +102,8 @@ class Database:
         except (psycopg.Error, OSError, StateStoreError) as error:  # TimeoutError is an OSError
             # The error may have befallen a whole batch: each task raises one of its own.
             raise failure(self._place, error) from error
+        finally:
+            self._first_wait = 0.0
 
     # --- the books ------------------------------------------------------------------------------
 

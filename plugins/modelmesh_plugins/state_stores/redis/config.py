@@ -35,13 +35,16 @@ class RedisConfig(BaseModel):
         " share limits have the same; installations that share a server have different ones.",
     )
     timeout: float = Field(
-        default=0.25, gt=0.0, le=60.0, description="How long any one call may take in all, in seconds."
+        default=0.25,
+        gt=0.0,
+        le=60.0,
+        description="How long any one call may take in all, in seconds; the first also waits for a connection.",
     )
     connect_timeout: float = Field(
         default=2.0,
         gt=0.0,
         le=60.0,
-        description="How long opening a connection may take, in seconds; calls wait for timeout only.",
+        description="How long opening a connection may take, in seconds; later calls wait for timeout only.",
     )
     tls_ca_file: str | None = Field(
         default=None, description="File of the certificate authority that signed the server's certificate."

@@ -54,6 +54,7 @@ class Wire:
         self._place = config.place()
         self._connection: AbstractConnection | None = None
         self._batches: Batches[Command, Any] = Batches(self._carry_out)
+        self._first_wait = config.connect_timeout  # until a first connection was tried
 
     async def run(self, command: Command) -> Any:
         """Return the server's answer.
@@ -62,7 +63,7 @@ class Wire:
             StateStoreError: There was none, or it was a refusal.
         """
         try:
-            return await self._batches.ask(command, within=self._config.timeout)
+            return await self._batches.ask(command, within=self._config.timeout + self._first_wait)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             raise failure(self._place, error) from error
 
@@ -86,9 +87,13 @@ class Wire:
         ]
         if again:
             connection, _ = await self._connected()
-            await self._load(connection, {each.script for each in (batch[place] for place in again) if each.script})
-            for place, answer in zip(again, await self._exchange(connection, [batch[i] for i in again]), strict=True):
-                answers[place] = answer
+            scripts = {batch[place].script for place in again if batch[place].script is not None}
+            loading = [Command(("SCRIPT", "LOAD", script.text)) for script in scripts if script is not None]
+            loaded = await self._exchange(connection, loading)
+            refused = next((each for each in loaded if isinstance(each, Exception)), None)
+            repeated = await self._exchange(connection, [batch[place] for place in again])
+            for place, answer in zip(again, repeated, strict=True):
+                answers[place] = refused if refused is not None and isinstance(answer, NoScriptError) else answer
         if any(isinstance(answer, ResponseError) and code_of(answer) in _RECONNECT for answer in answers):
             await self._drop()
         return answers
@@ -112,9 +117,6 @@ class Wire:
             raise
         return answers
 
-    async def _load(self, connection: AbstractConnection, scripts: set[Script]) -> None:
-        await self._exchange(connection, [Command(("SCRIPT", "LOAD", script.text)) for script in scripts])
-
     # --- the connection -----------------------------------------------------------------------
 
     async def _connected(self) -> tuple[AbstractConnection, bool]:
@@ -132,6 +134,8 @@ class Wire:
         except BaseException:
             await disconnect(connection)
             raise
+        finally:
+            self._first_wait = 0.0
         self._connection = connection
         return connection, True
 
