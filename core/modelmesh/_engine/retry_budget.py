@@ -62,4 +62,5 @@ class RetryBudget:
         return True
 
     def _has_room(self) -> bool:
-        return self.retries < max(float(self._minimum), self.requests * self._percent / 100.0)
+        # One more must still be within the share: 20 % of 6 requests is 1 retry, not 2.
+        return self.retries + 1 <= max(float(self._minimum), self.requests * self._percent / 100.0)

@@ -12,7 +12,7 @@ def taken(budget: RetryBudget, times: int) -> int:
     return sum(budget.take() for _ in range(times))
 
 
-@pytest.mark.parametrize(("requests", "granted"), [(0, 3), (10, 3), (15, 3), (16, 4), (100, 20)])
+@pytest.mark.parametrize(("requests", "granted"), [(0, 3), (10, 3), (15, 3), (19, 3), (20, 4), (100, 20)])
 def test_a_fifth_of_the_running_requests_may_retry_but_always_three(requests: int, granted: int) -> None:
     """With 20 % and a minimum of 3."""
     budget = RetryBudget(20.0, 3)
