@@ -203,7 +203,8 @@ def _callable_again(call: Call, waiting: Waiting, failed: Failures) -> Waiting:
     """Leave whom a retry may help: active members, and resting ones only when nobody active is still to be called."""
     waiting = [(member, error) for member, error in waiting if _may_pass(call, error)]
     if any(other.active and other.model_id not in failed for other in call.everyone()):
-        return [(member, error) for member, error in waiting if member.active]
+        # A retry would be a second probe of one that has just come back and whose trial call runs.
+        return [(member, error) for member, error in waiting if member.active and not member.is_on_trial()]
     # Whoever named a wait may be called after it, as an active one may; who rests for errors comes after both.
     ready = [(member, error) for member, error in waiting if member.active or member.reason == RATE_LIMITED]
     return ready or [(member, error) for member, error in waiting if member.may_have_healed()]
