@@ -7,7 +7,7 @@ store that many share. Models without limits cost nothing here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -243,6 +243,10 @@ class Limits:
             if not isinstance(decided, Verdict):
                 return decided
             verdict = decided
+        except asyncio.CancelledError:
+            # The ledger may have granted it all the same, and nobody would settle it.
+            self._later(self._release(hold))
+            raise
         if verdict.granted:
             return hold
         call.refusals += 1
@@ -375,9 +379,16 @@ class Limits:
             await self._settle(hold, actual)
             return
         # Off the response's path. Should this loop end first, the lease settles it at what was reserved.
-        task = asyncio.get_running_loop().create_task(self._settle(hold, actual))
+        self._later(self._settle(hold, actual))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+    async def _release(self, hold: Hold) -> None:
+        with suppress(StateStoreError):  # its lease will end
+            await hold.ledger.release(hold.reservation)
 
     async def _settle(self, hold: Hold, actual: Mapping[str, int]) -> None:
         try:
