@@ -30,6 +30,7 @@ class Call:
         trace: Its place in a trace, where somebody records spans.
         held_log: The record of a failed attempt, until it is known whether another follows.
         last_member: Whom the last attempt called.
+        during_rest: When the rest began in which its last attempt was made; None if nobody rested.
         partial: Text of broken streams that the caller has seen already, under ``on_stream_failure: continue``.
     """
 
@@ -38,6 +39,7 @@ class Call:
         "capability",
         "clock",
         "deadline_at",
+        "during_rest",
         "headers",
         "held_log",
         "last_member",
@@ -96,6 +98,7 @@ class Call:
         self.provider_seconds = 0.0
         self.waited_seconds = 0.0
         self.last_member: Member | None = None
+        self.during_rest: float | None = None
         self.partial = ""
         own = metadata.get("deadline") if metadata else None
         seconds = self.policy.deadline if own is None else float(own)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-from modelmesh._engine.attempt import Pause, Steps, attempts
+from modelmesh._engine.attempt import Pause, attempts
 from modelmesh._engine.call import Call
 from modelmesh._engine.deadlines import Deadlines
 from modelmesh._engine.limits import Hold, Limits
@@ -172,7 +172,7 @@ class Driver:
                     granted = await self.limits.reserve(call, step)
                     if isinstance(granted, ProviderError):
                         error = granted
-                        step = self._next_or_partial(steps, error, call)
+                        step = steps.send(error)
                         continue
                     hold = granted
                 progress = StreamProgress(call, step)
@@ -190,24 +190,16 @@ class Driver:
                     raise error
                 if progress.committed:
                     call.continue_after(progress.text)
-                step = self._next_or_partial(steps, error, call)
+                step = steps.send(error)
         except ModelMeshError as final:
-            self._recorder.gave_up(call, final)
-            raise
+            ended = _with_partial(final, call)
+            self._recorder.gave_up(call, ended)
+            if ended is final:
+                raise
+            raise ended from final
         finally:
             steps.close()
             self._close(call)
-
-    def _next_or_partial(self, steps: Steps, error: ProviderError, call: Call) -> Member | Pause:
-        """Ask the machine what is next; when it gives up after content was sent, the caller gets the partial text."""
-        try:
-            return steps.send(error)
-        except ModelMeshError as final:
-            if call.partial:
-                raise StreamInterruptedError(
-                    f"the stream broke and nobody could continue it: {final}", partial=call.partial
-                ) from final
-            raise
 
     async def _stream_attempt(
         self, call: Call, member: Member, before: ProviderError | None, progress: StreamProgress
@@ -314,6 +306,7 @@ class Driver:
             self._recorder.release_log(call)
         self._recorder.begins(call, member, error)
         call.last_member = member
+        call.during_rest = None if member.active else member.rested_at
         request = call.request_for(member)
         if self._plugins.has_attempt_hooks:
             self._plugins.before_attempt(
@@ -344,6 +337,13 @@ class _Others:
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._call.route.others())
+
+
+def _with_partial(final: ModelMeshError, call: Call) -> ModelMeshError:
+    """Return what a stream ends with: whoever has seen content already is given the text of it, whatever the reason."""
+    if not call.partial or isinstance(final, StreamInterruptedError):
+        return final
+    return StreamInterruptedError(f"the stream broke and nobody could continue it: {final}", partial=call.partial)
 
 
 def is_being_cancelled() -> bool:

@@ -143,7 +143,7 @@ class Recorder:
             provider.troubles = 0
             provider.state.total_quota_used += 1
             provider.state.total_cost += cost or 0.0
-            self._heal(member)
+            self._heal(call, member)
         self._report(member, usage)
         record = AttemptRecord(
             member.model_id,
@@ -243,7 +243,7 @@ class Recorder:
 
     # --- health -----------------------------------------------------------
 
-    def _heal(self, member: Member) -> None:
+    def _heal(self, call: Call, member: Member) -> None:
         """End probation after an answer; forget earlier rests once the model has outlasted the last one."""
         if member.probation:
             for place in member.model.members:
@@ -252,8 +252,9 @@ class Recorder:
             pool = member.pool
             if pool.clock.monotonic() - member.rested_at > 2 * pool.rotation.recovery.rules.cooldown:
                 member.ejections = 0
-        if not member.active and member.may_have_healed():
-            # It was called as a last resort while it rested, and it answered.
+        if member.may_have_healed() and call.during_rest == member.rested_at:
+            # It was called as a last resort during this very rest, and it answered. The answer of a call that began
+            # before the rest proves nothing.
             pool = member.pool
             pool.recover_member(member, RecoveryTrigger.PROBE_SUCCESS, now=pool.clock.monotonic())
         provider = member.model.provider
