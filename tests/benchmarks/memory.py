@@ -1,0 +1,163 @@
+"""Memory that requests leave behind (R12), and how long anything of ours holds the event loop (R16).
+
+Run: ``python tests/benchmarks/memory.py`` for 100,000 requests, ``--requests 1000000`` for the long one, ``--observed``
+to write all four kinds of records to a file meanwhile. Every tenth request is a stream, every twentieth call fails and
+is rotated, sessions and request IDs are new each time. The slope is the least-squares line through samples of resident
+memory taken after a tenth of the requests, when caches are warm. Then 1,000 requests run at once while every callback
+of the loop is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modelmesh.mesh import ModelMesh
+
+SAMPLES = 40
+CONCURRENCY = 50
+AT_ONCE = 1_000
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def resident() -> int:
+    """Return the process's resident memory in bytes."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
+
+
+def mesh_of(folder: str, *, observed: bool, latency: str = "0s") -> ModelMesh:
+    """Build a mesh of ten models at two providers, one of which fails now and then."""
+    config: dict[str, object] = {
+        "providers": {
+            "good": {"connector": "modelmesh.simulator.v1", "latency": latency},
+            "bad": {"connector": "modelmesh.simulator.v1", "latency": latency, "failures": [{"every": 20}]},
+        },
+        "models": {
+            f"m{n}": {
+                "provider": "bad" if n % 2 else "good",
+                "capabilities": ["chat-completion"],
+                "pricing": {"input_per_1k_tokens": 0.1, "output_per_1k_tokens": 0.2},
+            }
+            for n in range(10)
+        },
+        "pools": {"chat": {"capability": "chat-completion", "strategy": "round-robin"}},
+        "observability": {"connector": "modelmesh.null.v1"},
+    }
+    if observed:
+        path = str(Path(folder, "log.jsonl"))
+        config["observability"] = {"connector": "modelmesh.file.v1", "path": path, "max_size": "5MB"}
+    mesh = ModelMesh(environ={})
+    mesh.initialize(config)
+    return mesh
+
+
+async def one(mesh: ModelMesh, number: int) -> None:
+    """Send one request."""
+    router = mesh.get_router()
+    metadata = {"session_id": f"session-{number}", "request_id": f"own-{number}"}
+    if number % 10:
+        await router.execute("chat", "chat", {"messages": MESSAGES}, metadata=metadata)
+        return
+    async for _ in router.execute_stream("chat", {"messages": MESSAGES}, metadata=metadata):
+        pass
+
+
+async def measure_memory(requests: int, *, observed: bool) -> None:
+    """Send so many requests, some at a time, and print what stayed."""
+    with tempfile.TemporaryDirectory() as folder:
+        mesh = mesh_of(folder, observed=observed)
+        numbers = iter(range(requests))
+        done = 0
+        samples: list[tuple[int, int]] = []
+        every = max(1, requests // SAMPLES)
+
+        async def worker() -> None:
+            nonlocal done
+            for number in numbers:
+                await one(mesh, number)
+                done += 1
+                if done % every == 0:
+                    gc.collect()
+                    samples.append((done, resident()))
+
+        await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
+        warm = [sample for sample in samples if sample[0] >= requests // 10]
+        more = (warm[-1][1] - warm[0][1]) / 1e6
+        print(f"requests                     {done:12,}   {'all four kinds of records to a file' if observed else ''}")
+        print(f"slope after warm-up          {slope(warm):12.3f} B a request   (goal: ≤ 1)")
+        print(f"end over warm start          {more:12.2f} MB   (goal: ≤ 20)")
+        print(f"resident at the end          {warm[-1][1] / 1e6:12.1f} MB")
+        await mesh.ashutdown()
+
+
+def slope(samples: list[tuple[int, int]]) -> float:
+    """Return the slope of the least-squares line, in bytes a request."""
+    count = len(samples)
+    mean_x, mean_y = sum(x for x, _ in samples) / count, sum(y for _, y in samples) / count
+    across = sum((x - mean_x) ** 2 for x, _ in samples)
+    return sum((x - mean_x) * (y - mean_y) for x, y in samples) / across
+
+
+@contextmanager
+def timed_callbacks() -> Iterator[list[float]]:
+    """Time every callback of the standard event loop, in seconds."""
+    spans: list[float] = []
+    run = asyncio.events.Handle._run
+
+    def timed(self: asyncio.events.Handle) -> None:
+        started = time.perf_counter()
+        run(self)
+        spans.append(time.perf_counter() - started)
+
+    asyncio.events.Handle._run = timed  # type: ignore[method-assign]
+    try:
+        yield spans
+    finally:
+        asyncio.events.Handle._run = run  # type: ignore[method-assign]
+
+
+async def all_at_once(mesh: ModelMesh) -> None:
+    """Begin requests as a server does, a few each time the loop comes round, until so many run."""
+    tasks = []
+    for number in range(AT_ONCE):
+        tasks.append(asyncio.create_task(one(mesh, number)))
+        if number % 10 == 0:
+            await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+
+
+async def measure_callbacks(*, observed: bool) -> None:
+    """Run 1,000 requests at once, ask for statistics meanwhile, and print the longest callbacks."""
+    with tempfile.TemporaryDirectory() as folder:
+        mesh = mesh_of(folder, observed=observed, latency="20ms")
+        await asyncio.gather(*(one(mesh, number) for number in range(100)))
+        with timed_callbacks() as spans:
+            for _ in range(5):
+                await all_at_once(mesh)
+                mesh.get_statistics().flush()
+                mesh.pool_status()
+        ordered = sorted(spans)
+        print(f"callbacks timed              {len(ordered):12,}   ({AT_ONCE:,} requests at once, five times)")
+        print(f"longest callback             {ordered[-1] * 1000:12.2f} ms   (goal: ≤ 20)")
+        print(f"p99.9                        {ordered[int(0.999 * len(ordered))] * 1000:12.2f} ms   (goal: ≤ 5)")
+        await mesh.ashutdown()
+
+
+def main() -> None:
+    """Measure both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=100_000, help="how many (100,000)")
+    parser.add_argument("--observed", action="store_true", help="write all four kinds of records to a file")
+    asked = parser.parse_args()
+    asyncio.run(measure_memory(asked.requests, observed=asked.observed))
+    asyncio.run(measure_callbacks(observed=asked.observed))
+
+
+if __name__ == "__main__":
+    main()
