@@ -1,0 +1,108 @@
+"""What one reservation costs on each state store (reliability goal R28).
+
+    python tests/benchmarks/stores.py
+
+Prints p50 and p99 in microseconds of one reserve and one settle, one after the other, and how many reservations a
+second many concurrent requests get. Every store is on a local disk; the figures of the goals are beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from modelmesh.interfaces.ledger import Claim, RateClaim, WindowClaim
+from modelmesh_cdk.testing import context
+from modelmesh_cdk.testing.store_worker import RealClock
+from modelmesh_plugins.state_stores.file import FileConfig, FileStateStore
+from modelmesh_plugins.state_stores.memory import MemoryStateStore
+from modelmesh_plugins.state_stores.sqlite import SQLiteConfig, SQLiteStateStore
+
+ONE: list[Claim] = [WindowClaim("budget/openai/day/2026-11-21", 1_000, 2**50, 90_000.0)]
+THREE: list[Claim] = [
+    RateClaim("rpm/gpt-4o-mini", 1, 10**9, 60.0, 10**9),
+    RateClaim("tpm/gpt-4o-mini", 500, 10**12, 60.0, 10**12),
+    *ONE,
+]
+GOALS = {"memory": "5 / 20", "sqlite": "150 / 1,000", "sqlite, full": "150 / 1,000", "file": "none"}
+
+
+def stores(folder: Path) -> dict[str, Any]:
+    """Make the stores."""
+    return {
+        "memory": MemoryStateStore(),
+        "sqlite": SQLiteStateStore(SQLiteConfig(path=str(folder / "normal.sqlite"))),
+        "sqlite, full": SQLiteStateStore(SQLiteConfig(path=str(folder / "full.sqlite"), synchronous="full")),
+        "file": FileStateStore(FileConfig(path=str(folder / "state.json"))),
+    }
+
+
+async def timed(call: Callable[[], Awaitable[Any]], times: list[int]) -> None:
+    """Note what one call takes."""
+    begin = time.perf_counter_ns()
+    await call()
+    times.append(time.perf_counter_ns() - begin)
+
+
+async def one_by_one(store: Any, claims: list[Claim], count: int) -> tuple[list[int], list[int]]:
+    """Reserve and settle in turns."""
+    reserves: list[int] = []
+    settles: list[int] = []
+    for number in range(count + count // 10):
+        name = f"{len(claims)}-{number}"
+        await timed(lambda name=name: store.reserve(name, claims, lease=60.0), reserves)  # type: ignore[misc]
+        await timed(lambda name=name: store.settle(name, {}), settles)  # type: ignore[misc]
+    return reserves[count // 10 :], settles[count // 10 :]
+
+
+async def together(store: Any, count: int) -> float:
+    """Reserve and settle for many requests at once; return requests a second."""
+
+    async def request(number: int) -> None:
+        await store.reserve(f"together-{number}", THREE, lease=60.0)
+        await store.settle(f"together-{number}", {})
+
+    begin = time.perf_counter()
+    for start in range(0, count, 200):
+        await asyncio.gather(*(request(start + number) for number in range(200)))
+    return count / (time.perf_counter() - begin)
+
+
+def shown(times: list[int]) -> str:
+    """Return p50 / p99 in microseconds."""
+    times.sort()
+    return f"{times[len(times) // 2] / 1e3:,.1f} / {times[len(times) * 99 // 100] / 1e3:,.1f}"
+
+
+async def measure(name: str, store: Any, count: int) -> None:
+    """Print one line of the table."""
+    store.bind(context("storage", clock=RealClock()))
+    reserves, settles = await one_by_one(store, ONE, count)
+    reserves_three, _ = await one_by_one(store, THREE, count)
+    rate = await together(store, 4_000)
+    print(
+        f"| {name} | {shown(reserves)} | {GOALS[name]} | {shown(reserves_three)} | {shown(settles)} | {rate:,.0f} |",
+        flush=True,
+    )
+    await store.close()
+
+
+def main() -> None:
+    """Measure all stores."""
+    parser = argparse.ArgumentParser(description="Measure what a reservation costs on each state store.")
+    parser.add_argument("--count", type=int, default=5_000, help="Reservations a figure is made of.")
+    options = parser.parse_args()
+    print("| store | reserve, 1 limit (p50 / p99 µs) | goal | 3 limits | settle | requests a second, 200 at once |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, store in stores(Path(folder)).items():
+            asyncio.run(measure(name, store, options.count))
+
+
+if __name__ == "__main__":
+    main()
