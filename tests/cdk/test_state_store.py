@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from modelmesh.errors import StateStoreError
+from modelmesh.interfaces.ledger import WindowClaim
 from modelmesh.interfaces.runtime import ConnectorContext
 from modelmesh.interfaces.state_store import StateRecord, StateStore, StoreGuarantees
 from modelmesh_cdk.state_store import MAX_KEY_LENGTH, BaseStateStore, check_key
@@ -142,3 +143,63 @@ def test_only_bytes_are_saved(store: Dictionary, data: Any) -> None:
         asyncio.run(store.save("a", data))
 
     assert store.calls == []
+
+
+# --- books and locks as records -----------------------------------------------------------
+
+
+class Contested(Dictionary):
+    """A store where somebody else always writes first."""
+
+    async def _save(self, key: str, data: bytes, expected_version: int | None) -> StateRecord | None:
+        return None
+
+
+MONEY = [WindowClaim("money", 6, 10, 3_600.0)]
+
+
+def test_books_of_records_are_hidden_and_guarded(store: Dictionary) -> None:
+    """They are not listed, and nobody writes over them by their key."""
+
+    async def use() -> Sequence[str]:
+        assert (await store.reserve("a", MONEY, lease=60.0)).granted
+        assert not (await store.reserve("b", MONEY, lease=60.0)).granted
+        for key in list(store.records):
+            with pytest.raises(StateStoreError, match="are the store's own"):
+                await store.save(key, b"")
+        return await store.list()
+
+    assert asyncio.run(use()) == []
+    assert len(store.records) == 1
+
+
+def test_a_store_that_is_too_busy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a bounded number of tries, as something that may pass; it names what to use instead."""
+    monkeypatch.setattr("modelmesh_cdk.state_store.ATTEMPTS", 3)
+    store = Contested()
+
+    with pytest.raises(StateStoreError, match=r"is too busy: 3 changes of .*modelmesh\.sqlite\.v1") as caught:
+        asyncio.run(store.reserve("a", MONEY, lease=60.0))
+
+    assert caught.value.retryable
+
+
+def test_damaged_books_are_told(store: Dictionary) -> None:
+    """Nobody goes on as if nothing had been spent."""
+    store.records["~modelmesh/books"] = StateRecord("~modelmesh/books", b"{", 1, 0.0)
+
+    with pytest.raises(StateStoreError, match="is damaged; delete it to begin with empty books"):
+        asyncio.run(store.reserve("a", MONEY, lease=60.0))
+
+
+def test_refusals_write_nothing(store: Dictionary) -> None:
+    """A request that is turned away costs one look."""
+
+    async def use() -> None:
+        await store.reserve("a", MONEY, lease=60.0)
+        store.calls.clear()
+        await store.reserve("b", MONEY, lease=60.0)
+
+    asyncio.run(use())
+
+    assert [call[0] for call in store.calls] == ["load"]

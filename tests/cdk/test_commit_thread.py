@@ -1,0 +1,135 @@
+"""CommitThread: one thread, batches, and whoever waits hears of the commit, not of the work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from modelmesh.errors import StateStoreError
+from modelmesh_cdk.commit_thread import BATCH, CommitThread, Job
+
+
+class Numbers:
+    """A state that notes its batches and whom they were committed by."""
+
+    def __init__(self) -> None:
+        self.kept: list[int] = []
+        self.batches: list[int] = []
+        self.gate = threading.Event()
+        self.finished_by: list[str] = []
+        self.thread: CommitThread[list[int]] = CommitThread("numbers", self.commit, self.finish)
+
+    def commit(self, jobs: Sequence[Job[list[int]]]) -> None:
+        """Carry out a batch once the gate is open."""
+        assert self.gate.wait(5.0)
+        self.batches.append(len(jobs))
+        for job in jobs:
+            job.carry_out(self.kept)
+
+    def finish(self) -> None:
+        """Note who finished."""
+        self.finished_by.append(threading.current_thread().name)
+
+
+def refuse(kept: list[int]) -> None:
+    """Refuse, as a store does."""
+    raise StateStoreError("no")
+
+
+def test_what_comes_while_one_batch_is_written_shares_the_next() -> None:
+    """In the order it came, and never more than a batch holds."""
+
+    async def scenario() -> Numbers:
+        numbers = Numbers()
+        jobs = [numbers.thread.run(lambda kept, n=number: kept.append(n)) for number in range(BATCH * 2)]  # type: ignore[misc]
+        tasks = [asyncio.ensure_future(job) for job in jobs]
+        await asyncio.sleep(0)
+        numbers.gate.set()
+        await asyncio.gather(*tasks)
+        await numbers.thread.close()
+        return numbers
+
+    numbers = asyncio.run(scenario())
+
+    assert numbers.kept == list(range(BATCH * 2))
+    assert max(numbers.batches) <= BATCH
+    assert len(numbers.batches) <= 4
+    assert numbers.finished_by == ["numbers"]
+
+
+def test_a_refusal_is_its_own_jobs_alone() -> None:
+    """The others of the batch go on."""
+
+    async def scenario() -> list[object]:
+        numbers = Numbers()
+        numbers.gate.set()
+        results = await asyncio.gather(
+            numbers.thread.run(lambda kept: kept.append(1)),
+            numbers.thread.run(refuse),
+            numbers.thread.run(len),
+            return_exceptions=True,
+        )
+        await numbers.thread.close()
+        return list(results)
+
+    first, second, third = asyncio.run(scenario())
+
+    assert (first, third) == (None, 1)
+    assert isinstance(second, StateStoreError)
+
+
+def test_a_commit_that_fails_fails_all_of_its_batch_and_no_other() -> None:
+    """The thread lives on."""
+
+    async def scenario() -> None:
+        def commit(jobs: Sequence[Job[None]]) -> None:
+            if any(job.writes for job in jobs):
+                raise OSError("disk")
+            for job in jobs:
+                job.carry_out(None)
+
+        thread: CommitThread[None] = CommitThread("failing", commit)
+        with pytest.raises(OSError, match="disk"):
+            await thread.run(lambda state: 1)
+        assert await thread.run(lambda state: 2, writes=False) == 2
+        await thread.close()
+
+    asyncio.run(scenario())
+
+
+def test_closing_carries_out_what_waits() -> None:
+    """After it nothing is taken any more; closing again does nothing."""
+
+    async def scenario() -> list[int]:
+        numbers = Numbers()
+        waiting = asyncio.ensure_future(numbers.thread.run(lambda kept: kept.append(1)))
+        await asyncio.sleep(0)
+        numbers.gate.set()
+        await numbers.thread.close()
+        await numbers.thread.close()
+        await waiting
+        with pytest.raises(StateStoreError, match="the state store is closed"):
+            await numbers.thread.run(lambda kept: kept.append(2))
+        return numbers.kept
+
+    assert asyncio.run(scenario()) == [1]
+
+
+def test_a_wait_that_is_cancelled_disturbs_nobody() -> None:
+    """The job is carried out all the same."""
+
+    async def scenario() -> list[int]:
+        numbers = Numbers()
+        gone = asyncio.ensure_future(numbers.thread.run(lambda kept: kept.append(1)))
+        stays = asyncio.ensure_future(numbers.thread.run(lambda kept: kept.append(2)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        numbers.gate.set()
+        await stays
+        await numbers.thread.close()
+        return numbers.kept
+
+    assert asyncio.run(scenario()) == [1, 2]
