@@ -7,6 +7,7 @@ import io
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
+from unicodedata import category
 
 import pytest
 from pydantic import SecretStr
@@ -575,15 +576,24 @@ class Store:
     async def save(self, key: str, data: bytes, *, expected_version: int | None = None) -> StateRecord | None:
         if not key:
             raise StateStoreError("no key")
+        self.check(key)
         before = self.records.get(key)
         version = before.version if before else 0
         if expected_version not in (None, version):
             return None
         return self.put(StateRecord(key, data, version + 1, self.clock.time()))
 
+    def check(self, key: str) -> None:
+        if len(key) > 512 or any(category(letter) in ("Cc", "Cs") for letter in key):
+            raise StateStoreError("bad key")
+
     def put(self, record: StateRecord) -> StateRecord:
         self.records[record.key] = record
         return record
+
+    async def stat(self, key: str) -> StateRecord | None:
+        record = self.records.get(key)
+        return record and StateRecord(key, b"", record.version, record.modified_at)
 
     async def delete(self, key: str) -> bool:
         return self.records.pop(key, None) is not None
@@ -593,6 +603,16 @@ class Store:
 
     async def close(self) -> None:
         """Release nothing."""
+
+
+class TakesAnyKey(Store):
+    def check(self, key: str) -> None:
+        """Refuse nothing."""
+
+
+class StatsWithData(Store):
+    async def stat(self, key: str) -> StateRecord | None:
+        return self.records.get(key)
 
 
 class FindsEverything(Store):
@@ -684,6 +704,8 @@ BROKEN_STORES: Mapping[str, type[Any]] = {
     "test_any_bytes_are_kept": KeepsText,
     "test_close_may_be_repeated": ClosesStoreOnce,
     "test_it_is_a_state_store": LacksMethod,
+    "test_a_key_has_up_to_512_characters": TakesAnyKey,
+    "test_stat_is_the_record_without_its_data": StatsWithData,
     "test_keys_are_kept_apart": FoldsCase,
     "test_keys_are_listed_sorted_by_prefix": MatchesPatterns,
     "test_no_change_is_lost_among_many_writers": LooksThenWrites,
