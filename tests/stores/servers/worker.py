@@ -1,10 +1,11 @@
-"""A process that reserves and settles until it is killed, and writes down what it was told."""
+"""Processes that use a store: children that spend until they are killed, and takers of a rate with a wrong clock."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from importlib import import_module
@@ -58,21 +59,39 @@ async def _flow(store: Any, seconds: float) -> int:
     return granted
 
 
-async def main(home: str, name: str, settings: str, task: str, *arguments: str) -> None:
-    """Build the store, say so, wait for a line, and do what is asked."""
+def build(home: str, name: str, settings: str, skew: float) -> Any:
+    """Build the store a test describes."""
     module = import_module(home)
     config = getattr(module, f"{name}Config")(**json.loads(settings))
     store = getattr(module, f"{name}StateStore")(config)
-    store.bind(context("storage", clock=SkewedClock(float(arguments[-1]) if task == "flow" else 0.0)))
+    store.bind(context("storage", clock=SkewedClock(skew)))
+    return store
+
+
+async def spend(store: Any, witness: str) -> None:
+    """Spend until killed, 20 seconds at most."""
+    await _spend(store, os.open(witness, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), 20.0)
+
+
+async def flow(store: Any, seconds: float) -> None:
+    """Say when ready; after a line, take from a rate, and say how often it gave."""
     await store.load("ready")
     _say("ready")
     sys.stdin.readline()
-    if task == "spend":
-        witness = os.open(arguments[0], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        await _spend(store, witness, float(arguments[1]))
-    else:
-        _say(str(await _flow(store, float(arguments[0]))))
+    _say(str(await _flow(store, seconds)))
     await store.close()
+
+
+def nursery(words: tuple[str, str, str], witness: str) -> None:
+    """For each line, give birth to a child that spends, and say its number: imports are done once for all of them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    import_module(words[0])
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            asyncio.run(spend(build(*words, 0.0), witness))
+            os._exit(0)
+        _say(str(child))
 
 
 def _say(word: str) -> None:
@@ -81,4 +100,8 @@ def _say(word: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    store_words, (task, argument, *rest) = sys.argv[1:4], sys.argv[4:]
+    if task == "nursery":
+        nursery((store_words[0], store_words[1], store_words[2]), argument)
+    else:
+        asyncio.run(flow(build(*store_words, float(rest[0])), float(argument)))
