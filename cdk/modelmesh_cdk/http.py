@@ -142,7 +142,7 @@ class HttpStream:
         """Close the connection, unless the answer was read to its end; then it is used again."""
         if self._read_whole:
             with suppress(Exception):  # the answer is out already
-                await self._response.aclose()
+                await cast("httpx.AsyncByteStream", self._response.stream).aclose()
         else:
             await _hang_up(self._response)
 
@@ -228,7 +228,7 @@ class Http:
     ) -> HttpStream:
         failure: ProviderError | None = None
         ends_at = None if timeouts.total is None else asyncio.get_running_loop().time() + timeouts.total
-        request = _request(method, url, headers, body, timeouts.connect, idle)
+        request = _request(method, url, headers(), body, timeouts.connect, idle)
         try:
             if ends_at is None:
                 response = await self._transport().handle_async_request(request)
@@ -379,13 +379,13 @@ def _understand_aiohttp(error: BaseException) -> ProviderError:
 def _request(
     method: str,
     url: httpx.URL,
-    headers: Callable[[], Mapping[str, str]],
+    headers: Mapping[str, str],
     body: bytes,
     connect: float | None,
     idle: float | None,
 ) -> httpx.Request:
     raw = [(b"host", url.netloc), (b"content-length", b"%d" % len(body))]
-    raw += [(name.encode("ascii"), value.encode()) for name, value in headers().items()]
+    raw += [(name.encode("ascii"), value.encode()) for name, value in headers.items()]
     request = httpx.Request(
         method,
         url,

@@ -78,6 +78,7 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
         super().__init__(config)
         self.http = Http(transport=transport)
         self._urls: dict[str, httpx.URL] = {}
+        self._clocks = Timeouts(None, None, None, self.config.timeout)
         base = self.config.base_url
         self._base = base if _VERSIONED.search(base) else f"{base}/v1"
 
@@ -257,7 +258,10 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
 
     def _timeouts(self, request: ProviderRequest) -> Timeouts:
         """Return what the transport watches: the connection, and the provider's own limit; the rest is the engine's."""
-        return Timeouts(request.timeouts.connect, None, None, self.config.timeout)
+        connect = request.timeouts.connect
+        if self._clocks.connect != connect:
+            self._clocks = Timeouts(connect, None, None, self.config.timeout)
+        return self._clocks
 
     def _endpoint(self, path: str) -> str:
         return self._base + path

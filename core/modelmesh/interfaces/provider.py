@@ -273,7 +273,7 @@ class ProviderChunk:
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each attempt, and freezing would cost five times as much
 class AttemptRecord:
     """One call to one provider, in a receipt.
 

@@ -174,7 +174,7 @@ class ModelSnapshot:
     constraints: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each choice
 class SelectionRequest:
     """What a strategy may know of the request it chooses for.
 
@@ -191,7 +191,7 @@ class SelectionRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each choice
 class SelectionResult:
     """A strategy's choice.
 
