@@ -160,6 +160,7 @@ class PluginHost:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._found: dict[str, dict[str, list[Plugin]]] = {}
+        self._identities: dict[str, tuple[str, str]] = {}
         self._loaded: dict[tuple[str, str], LoadedPlugin] = {}
         self._problems: dict[tuple[str, str, str], PluginProblem] = {}
         self._registered: dict[tuple[str, str], type[Any]] = {}
@@ -173,13 +174,24 @@ class PluginHost:
         if kind not in self._found:
             plugins: dict[str, list[Plugin]] = {}
             for entry_point in self._entry_points(f"modelmesh.{kind}"):
-                plugin = _plugin(kind, entry_point)
+                plugin = self._plugin(kind, entry_point)
                 same = plugins.setdefault(plugin.id, [])
                 # A distribution that is on the path twice (an editable install beside a built one) counts once.
                 if all(other.distribution != plugin.distribution or other.value != plugin.value for other in same):
                     same.append(plugin)
             self._found[kind] = plugins
         return self._found[kind]
+
+    def _plugin(self, kind: str, entry_point: Any) -> Plugin:
+        distribution = getattr(entry_point, "dist", None)
+        if distribution is None:
+            return Plugin(kind, entry_point.name, entry_point.value, "an unknown distribution", "?", entry_point)
+        # Its metadata is parsed anew each time it is asked for, and each of its entry points would ask.
+        place = str(getattr(distribution, "_path", id(distribution)))
+        known = self._identities.get(place)
+        if known is None:
+            known = self._identities[place] = identity(distribution)
+        return Plugin(kind, entry_point.name, entry_point.value, *known, entry_point)
 
     def _installed(self, group: str) -> list[Any]:
         """Return a group's entry points; a distribution whose list cannot be read is quarantined."""
@@ -461,12 +473,6 @@ class PluginHost:
         self.has_attempt_hooks = bool(
             hook.modelmesh_before_attempt.get_hookimpls() or hook.modelmesh_after_attempt.get_hookimpls()
         )
-
-
-def _plugin(kind: str, entry_point: Any) -> Plugin:
-    distribution = getattr(entry_point, "dist", None)
-    name, version = ("an unknown distribution", "?") if distribution is None else identity(distribution)
-    return Plugin(kind, entry_point.name, entry_point.value, name, version, entry_point)
 
 
 def _distribution(plugin: Plugin) -> Any:
