@@ -81,6 +81,7 @@ async def measure_memory(requests: int, *, observed: bool) -> None:
             nonlocal done
             for number in numbers:
                 await one(mesh, number)
+                await asyncio.sleep(0)  # a simulator without latency never lets the loop come round, unlike a network
                 done += 1
                 if done % every == 0:
                     gc.collect()
@@ -105,15 +106,15 @@ def slope(samples: list[tuple[int, int]]) -> float:
 
 
 @contextmanager
-def timed_callbacks() -> Iterator[list[float]]:
-    """Time every callback of the standard event loop, in seconds."""
-    spans: list[float] = []
+def timed_callbacks() -> Iterator[list[tuple[float, float]]]:
+    """Time every callback of the standard event loop: seconds of CPU, and by the clock on the wall."""
+    spans: list[tuple[float, float]] = []
     run = asyncio.events.Handle._run
 
     def timed(self: asyncio.events.Handle) -> None:
-        started = time.perf_counter()
+        wall, spent = time.perf_counter(), time.thread_time()
         run(self)
-        spans.append(time.perf_counter() - started)
+        spans.append((time.thread_time() - spent, time.perf_counter() - wall))
 
     asyncio.events.Handle._run = timed  # type: ignore[method-assign]
     try:
@@ -142,10 +143,12 @@ async def measure_callbacks(*, observed: bool) -> None:
                 await all_at_once(mesh)
                 mesh.get_statistics().flush()
                 mesh.pool_status()
-        ordered = sorted(spans)
-        print(f"callbacks timed              {len(ordered):12,}   ({AT_ONCE:,} requests at once, five times)")
-        print(f"longest callback             {ordered[-1] * 1000:12.2f} ms   (goal: ≤ 20)")
-        print(f"p99.9                        {ordered[int(0.999 * len(ordered))] * 1000:12.2f} ms   (goal: ≤ 5)")
+        print(f"callbacks timed              {len(spans):12,}   ({AT_ONCE:,} requests at once, five times)")
+        # On a machine that does other things as well, the wall's clock counts their time, too.
+        for place, name in enumerate(("CPU", "wall")):
+            ordered = sorted(span[place] * 1000 for span in spans)
+            print(f"longest callback, {name:4}       {ordered[-1]:12.2f} ms   (goal: ≤ 20)")
+            print(f"p99.9, {name:4}                  {ordered[int(0.999 * len(ordered))]:12.2f} ms   (goal: ≤ 5)")
         await mesh.ashutdown()
 
 
