@@ -71,11 +71,16 @@ class BlockLedger:
         if reservation in self._holds:
             return GRANTED
         hold = self._holds[reservation] = _Hold()
-        verdict = await self._take(hold, claims)
-        rates = [claim for claim in claims if isinstance(claim, RateClaim)]
-        if verdict.granted and rates:
-            verdict = await self._ledger.reserve(reservation, rates, lease=lease, dispatched=dispatched)
-            hold.has_rates = verdict.granted
+        try:
+            verdict = await self._take(hold, claims)
+            rates = [claim for claim in claims if isinstance(claim, RateClaim)]
+            if verdict.granted and rates:
+                verdict = await self._ledger.reserve(reservation, rates, lease=lease, dispatched=dispatched)
+                hold.has_rates = verdict.granted
+        except BaseException:
+            # The ledger is down, or the caller went away: what was not granted whole is not granted.
+            self._forget(reservation)
+            raise
         if not verdict.granted:
             await self._give_back(reservation)
         return verdict
@@ -158,6 +163,11 @@ class BlockLedger:
     async def release(self, reservation: str) -> bool:
         """Give everything back."""
         return await self._give_back(reservation)
+
+    def _forget(self, reservation: str) -> None:
+        """Give back to the blocks alone, without asking the ledger; one that is over is settled by its lease."""
+        for block, amount in self._holds.pop(reservation).blocks.values():
+            block.held -= amount
 
     async def _give_back(self, reservation: str) -> bool:
         hold = self._holds.pop(reservation, None)

@@ -241,6 +241,8 @@ class Limits:
         except StateStoreError as error:
             decided = await self._while_down(call, member, hold, now, error)
             if not isinstance(decided, Verdict):
+                # The store may have granted it unheard: the next claim needs an ID of its own.
+                call.refusals += 1
                 return decided
             verdict = decided
         except asyncio.CancelledError:
