@@ -69,7 +69,7 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
             yield Pause(ahead, None)
         else:
             chosen, others = _put_off(chosen, others)
-    for member in _walk(call, chosen, others):
+    for member in _walk(call, chosen, others, failed):
         _check_caps(call, last)
         error = yield member
         if error is None:
@@ -108,8 +108,12 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
     raise call.exhausted(last)
 
 
-def _walk(call: Call, chosen: Member, others: Iterable[Member]) -> Iterator[Member]:
-    """Yield each candidate once while it is active; a member whose trial call runs already goes last."""
+def _walk(call: Call, chosen: Member, others: Iterable[Member], failed: Failures) -> Iterator[Member]:
+    """Yield each candidate once while it is active; a member whose trial call runs already goes last.
+
+    After them come those that rested when the request was routed and have returned since: their place is behind
+    whoever the strategy chose among.
+    """
     late: list[Member] = []
     if chosen.is_on_trial():
         late.append(chosen)
@@ -121,6 +125,9 @@ def _walk(call: Call, chosen: Member, others: Iterable[Member]) -> Iterator[Memb
         elif member.active:
             yield member
     yield from (member for member in late if member.active)
+    for member in call.route.rested():
+        if member.active and member.model_id not in failed:
+            yield member
 
 
 def _put_off(chosen: Member, others: Iterable[Member]) -> tuple[Member, Iterable[Member]]:

@@ -232,6 +232,13 @@ class PipelineResult:
             return cast("list[str]", ids())
         return [member.model_id for member in others]
 
+    def rested(self) -> Sequence[Member]:
+        """Every member that could serve the request and was no candidate since it rested."""
+        context = self.context
+        known = self.candidates if context.fallback is None else context.fallback
+        ids = {member.model_id for member in known}
+        return [member for member in self.everyone() if member.model_id not in ids]
+
     def everyone(self) -> Sequence[Member]:
         """Every member that could serve the request, active or not."""
         resolution, allowed = self.context.resolution, self.context.allowed
@@ -513,6 +520,12 @@ class RoutingPipeline:
         if name not in self._names:
             raise KeyError(f"no stage {name!r}; there are {', '.join(self._names)}")
         self._stages = [stage for stage in self._stages if stage.name != name]
+        self._names = tuple(stage.name for stage in self._stages)
+
+    def take_over(self, before: RoutingPipeline) -> None:
+        """Have the stages somebody had put together for an earlier configuration, each default one as it is here."""
+        own = {type(stage): stage for stage in self._stages}
+        self._stages = [own.get(type(stage), stage) for stage in before._stages]
         self._names = tuple(stage.name for stage in self._stages)
 
     def get_stages(self) -> list[PipelineStage]:
