@@ -30,7 +30,7 @@ class Call:
         trace: Its place in a trace, where somebody records spans.
         held_log: The record of a failed attempt, until it is known whether another follows.
         last_member: Whom the last attempt called.
-        during_rest: When the rest began in which its last attempt was made; None if nobody rested.
+        during_rest: When the rest was to end in which its last attempt was made; None if nobody rested.
         partial: Text of broken streams that the caller has seen already, under ``on_stream_failure: continue``.
     """
 

@@ -306,7 +306,7 @@ class Driver:
             self._recorder.release_log(call)
         self._recorder.begins(call, member, error)
         call.last_member = member
-        call.during_rest = None if member.active else member.rested_at
+        call.during_rest = None if member.active else member.due
         request = call.request_for(member)
         if self._plugins.has_attempt_hooks:
             self._plugins.before_attempt(

@@ -252,9 +252,9 @@ class Recorder:
             pool = member.pool
             if pool.clock.monotonic() - member.rested_at > 2 * pool.rotation.recovery.rules.cooldown:
                 member.ejections = 0
-        if member.may_have_healed() and call.during_rest == member.rested_at:
+        if member.may_have_healed() and call.during_rest == member.due:
             # It was called as a last resort during this very rest, and it answered. The answer of a call that began
-            # before the rest proves nothing.
+            # before the rest, or before it was made longer, proves nothing.
             pool = member.pool
             pool.recover_member(member, RecoveryTrigger.PROBE_SUCCESS, now=pool.clock.monotonic())
         provider = member.model.provider
