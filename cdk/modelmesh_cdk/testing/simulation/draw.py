@@ -109,7 +109,7 @@ def _provider(lot: random.Random, name: str, zone: str) -> ProviderSpec:
         models=lot.choice((1, 1, 1, 2)),
         latency=lot.choice((0.02, 0.1, 0.4, 1.5)),
         pace=lot.choice((0.0, 0.02, 0.1)),
-        words=lot.choice((1, 4, 12)),
+        words=lot.choice((1, 4, 12, 60)),
         price=price,
         quota=lot.choice((None, None, None, 3, 10)),
         rate=lot.choice((None, None, None, 5, 20)),
@@ -151,7 +151,10 @@ def _pool(lot: random.Random, zone: str) -> dict[str, Any]:
 
 
 def _storage(lot: random.Random, processes: int) -> dict[str, Any]:
-    return {"processes": processes, "on_store_error": {"quota": lot.choice(("closed", "local"))}}
+    storage: dict[str, Any] = {"processes": processes, "on_store_error": {"quota": lot.choice(("closed", "local"))}}
+    if lot.random() < 0.2:
+        storage["lease_share"] = lot.choice((0.1, 0.5))
+    return storage
 
 
 def _asks(lot: random.Random, span: float, processes: int, *, deadline: float) -> tuple[Ask, ...]:
@@ -170,7 +173,7 @@ def _asks(lot: random.Random, span: float, processes: int, *, deadline: float) -
                 at=round(at, 3),
                 process=lot.randrange(processes),
                 stream=lot.random() < 0.5,
-                max_tokens=lot.choice((3, 20)) if bounded else lot.choice((None, 20)),
+                max_tokens=lot.choice((3, 20, 60)) if bounded else lot.choice((None, 20)),
                 deadline=lot.choice((None, None, None, 0.5, deadline)),
                 leave_after=round(lot.choice((0.0, lot.uniform(0.0, 3.0))), 3) if lot.random() < 0.15 else None,
                 words=lot.choice((1, 5, 40)),

@@ -13,9 +13,11 @@ from modelmesh_cdk.ledger import Books
 
 if TYPE_CHECKING:
     from modelmesh_cdk.testing.simulation.watch import Watch
+    from modelmesh_cdk.testing.simulation.world import World
 
-_UNLIMITED = 2**53 - 1
 _DATE = re.compile(r"/(\d{4}-\d{2}(?:-\d{2})?)$")
+_BLOCK = 120.0
+"""Seconds that the lease of a block lasts, of which a process grants by itself."""
 _MARGIN = 31.0
 """Seconds by which a lease may outlast the longest attempt, and one more."""
 _ON_THE_WAY = 1.5
@@ -27,11 +29,13 @@ class LedgerWatch:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._limits: dict[tuple[int, str], int] = {}
+        self._limits = _limits(watch.world)
         self._levels: dict[tuple[int, str], tuple[float, float]] = {}
         world = watch.world
         self._is_strict = all(ask.max_tokens is not None for ask in world.asks)
         self._longest = float(world.pool.get("timeouts", {}).get("total") or 3_600.0)
+        if world.storage.get("lease_share"):
+            self._longest = max(self._longest, _BLOCK)
         self._zones = {
             **{
                 f"{kind}/provider/{spec.name}/": ZoneInfo(spec.settings[section].get("timezone", "UTC"))
@@ -54,9 +58,8 @@ class LedgerWatch:
         for claim in claims:
             if isinstance(claim, WindowClaim):
                 self._look_at_calendar(process, claim)
-                self._limits[id(books), claim.account] = claim.limit
                 if verdict.granted:
-                    self._look_at_window(books, claim.account, claim.limit)
+                    self._look_at_window(books, claim.account)
             elif verdict.granted:
                 self._look_at_rate(books, now, claim)
 
@@ -65,13 +68,12 @@ class LedgerWatch:
         if not self._is_strict:
             return  # an answer that nobody bounded may cost more than was reserved
         for account in books.windows:
-            limit = self._limits.get((id(books), account))
-            if limit is not None:
-                self._look_at_window(books, account, limit)
+            self._look_at_window(books, account)
 
-    def _look_at_window(self, books: Books, account: str, limit: int) -> None:
+    def _look_at_window(self, books: Books, account: str) -> None:
         window = books.windows.get(account)
-        if window is not None and limit < _UNLIMITED and window.spent + window.reserved > limit:
+        limit = self._limits.get(_DATE.sub("", account))
+        if window is not None and limit is not None and window.spent + window.reserved > limit:
             self._watch.broke(
                 "R1", f"{account} holds {window.spent} spent and {window.reserved} reserved, and its limit is {limit}"
             )
@@ -110,9 +112,9 @@ class LedgerWatch:
         if any(fault.kind in ("store_down", "store_slow", "crash") for fault in self._watch.world.faults):
             return
         for books in self._books():
-            if books.reservations:
-                name = next(iter(books.reservations))
-                self._watch.broke("R7", f"{len(books.reservations)} reservations are open at rest, such as {name}")
+            requests = [name for name in books.reservations if not name.startswith("block_")]
+            if requests:
+                self._watch.broke("R7", f"{len(requests)} reservations are open at rest, such as {requests[0]}")
 
     def longest_lease(self) -> float:
         """Seconds after which every lease has ended."""
@@ -154,3 +156,23 @@ class LedgerWatch:
 
 def _date(moment: float, zone: ZoneInfo) -> str:
     return f"{datetime.fromtimestamp(moment, UTC).astimezone(zone):%Y-%m-%d}"
+
+
+def _limits(world: World) -> dict[str, int]:
+    """Return the limit of each account, as the configuration means it."""
+    found: dict[str, int] = {}
+    rules = world.pool.get("deactivation", {})
+    for spec in world.providers:
+        budget, quota = spec.settings.get("budget", {}), spec.settings.get("quota", {})
+        for kind in ("daily", "monthly"):
+            if f"{kind}_limit" in budget:
+                found[f"budget/provider/{spec.name}/{kind}"] = round(budget[f"{kind}_limit"] * NANO_USD)
+        for unit in ("requests", "tokens"):
+            if unit in quota:
+                found[f"quota/provider/{spec.name}/{quota.get('reset_schedule', 'monthly')}/{unit}"] = quota[unit]
+        for model in spec.model_names:
+            if "request_limit" in rules:
+                found[f"limit/pool/chat/{model}/requests"] = rules["request_limit"]
+            if "budget_limit" in rules:
+                found[f"budget/pool/chat/{model}"] = round(rules["budget_limit"] * NANO_USD)
+    return found

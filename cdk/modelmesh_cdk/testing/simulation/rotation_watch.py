@@ -21,7 +21,6 @@ class RotationWatch:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._seen: list[tuple[Any, list[list[Any]]]] = []
-        self._cooldown = float(watch.world.pool.get("recovery", {}).get("cooldown", 60.0))
 
     def look_at(self, processes: list[SimulatedProcess]) -> None:
         """Begin to look."""
@@ -58,18 +57,21 @@ class RotationWatch:
                 "R14",
                 f"the rest of {member.model_id} ends {due - member.due:.3f} s earlier since it was put to rest again",
             )
-        if not was_active and member.active and reason == "error_threshold":
-            self._returned(process, member, due)
+        if not was_active and member.active and reason in _HEALING:
+            self._returned(process, member, due, rested_at)
 
-    def _returned(self, process: SimulatedProcess, member: Any, due: float) -> None:
-        """A rest after errors ends when it is over, or with an answer."""
+    def _returned(self, process: SimulatedProcess, member: Any, due: float, rested_at: float) -> None:
+        """A rest after errors ends when it is over, or by an answer to a call that was made during it."""
         now = self._watch.loop.time()
         if now >= due - 1e-6 or "probe_interval" in self._watch.world.pool.get("recovery", {}):
             return
+        since = rested_at - self._watch.began
         answered = any(
             call.outcome in ("answered", "left")
+            # What another process found out came with a message, which may be older than this process's own rest.
+            and (call.began if call.process == process.number else call.ended) >= since
             for call in reversed(self._watch.calls)
-            if call.model == member.model_id and self._watch.now() - call.ended < 1.0
+            if call.model == member.model_id
         )
         if not answered:
             self._watch.broke("R14", f"{member.model_id} returns {due - now:.3f} s before its rest is over, unasked")
