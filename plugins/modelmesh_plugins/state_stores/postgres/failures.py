@@ -73,6 +73,8 @@ def _connecting(error: psycopg.OperationalError) -> tuple[str, bool]:
         return _REMEDIES[
             "3D000" if "database" in words.partition("does not exist")[0].rpartition("FATAL")[2] else "28000"
         ]
+    if "certificate verify failed" in words or "root certificate file" in words:
+        return "shows a certificate that is not trusted here; name its authority by sslrootcert in storage.url", False
     for part, state in _WORDS.items():
         if part in words:
             return _REMEDIES[state]

@@ -52,6 +52,8 @@ def failure(place: str, error: BaseException) -> StateStoreError:
         what, retryable = f"refused a command of the store's: {error}", False
     elif isinstance(error, TimeoutError | exceptions.TimeoutError):
         what, retryable = "did not answer in time; is it overloaded or cut off?", True
+    elif "CERTIFICATE_VERIFY_FAILED" in str(error):
+        what, retryable = "shows a certificate that is not trusted here; set storage.tls_ca_file", False
     elif isinstance(error, exceptions.RedisError | OSError):
         what, retryable = "cannot be reached; is it running, and is storage.url right?", True
     else:
