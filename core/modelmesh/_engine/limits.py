@@ -222,6 +222,14 @@ class Limits:
         busy = _busy(member)
         if busy is not None:
             return busy
+        # Who waits for the ledger counts as running: a place that is looked at now and taken later is taken twice.
+        member.model.asking += 1
+        try:
+            return await self._reserve(call, member)
+        finally:
+            member.model.asking -= 1
+
+    async def _reserve(self, call: Call, member: Member) -> Hold | ProviderError:
         now = self._clock.time()
         estimate = estimated(call.payload, member)
         hold = Hold(
@@ -471,7 +479,7 @@ def _busy(member: Member) -> ProviderError | None:
     """Return the error of a provider that has as many calls of this process running as it may."""
     provider = member.model.provider
     most = provider.concurrency
-    if most is None or sum(model.in_flight for model in provider.models) < most:
+    if most is None or sum(model.in_flight + model.asking for model in provider.models) < most:
         return None
     return RateLimitError(
         f"provider {provider.name!r} has its {most} concurrent calls running",

@@ -75,9 +75,11 @@ class Model:
         provider: The provider that answers for it.
         state: Its health and usage.
         members: Its places in pools.
+        in_flight: Attempts running.
+        asking: Attempts that wait for their limits.
     """
 
-    __slots__ = ("definition", "in_flight", "members", "name", "provider", "state", "wire_name")
+    __slots__ = ("asking", "definition", "in_flight", "members", "name", "provider", "state", "wire_name")
 
     def __init__(self, definition: ModelDefinition, provider: ProviderService, state: ModelState) -> None:
         self.name = definition.name
@@ -86,6 +88,7 @@ class Model:
         self.provider = provider
         self.state = state
         self.in_flight = 0
+        self.asking = 0
         self.members: list[Member] = []
 
     def __repr__(self) -> str:

@@ -84,6 +84,9 @@ class Member:
         active: Whether it takes traffic from this pool.
         reason: Why it does not.
         due: Monotonic time at which it may return.
+        until: Unix time at which it may return in any case: the end of a day, a month or a maintenance window. Clocks
+            on the wall are put right, and monotonic ones stand still while a machine sleeps; whichever of the two gets
+            there first ends the rest.
         limits: What its calls are claimed from first.
         ejections: Rests in a row.
         probation: Whether it has just come back and not yet answered: one failure sends it off again.
@@ -101,6 +104,7 @@ class Member:
         "provider_id",
         "reason",
         "rested_at",
+        "until",
     )
 
     def __init__(self, model: Model, pool: CapabilityPool) -> None:
@@ -111,6 +115,7 @@ class Member:
         self.active = True
         self.reason: str | None = None
         self.due = 0.0
+        self.until = NEVER
         self.ejections = 0
         self.probation = False
         self.rested_at = 0.0
@@ -129,6 +134,7 @@ class Member:
         self.active = other.active
         self.reason = other.reason
         self.due = other.due
+        self.until = other.until
         self.ejections = other.ejections
         self.probation = other.probation
         self.rested_at = other.rested_at
@@ -153,7 +159,10 @@ class Member:
         """Seconds, or None when no cooldown runs."""
         if self.active or self.due == NEVER:
             return None
-        return max(0.0, self.due - self.pool.clock.monotonic())
+        left = self.due - self.pool.clock.monotonic()
+        if self.until != NEVER:
+            left = min(left, self.until - self.pool.clock.time())
+        return max(0.0, left)
 
     @property
     def quota_used(self) -> int:
@@ -223,9 +232,15 @@ class Member:
         """As declared."""
         return self.model.definition.constraints
 
+    def rest_until(self, due: float, now: float) -> None:
+        """Set when it may return: at this monotonic time, and after a rest that has a date by the calendar as well."""
+        self.due = due
+        dated = due != NEVER and self.reason not in _HEALING
+        self.until = self.pool.clock.time() + (due - now) if dated else NEVER
+
     def is_on_trial(self) -> bool:
         """Whether it came back a moment ago and its first call is still running: others wait for what comes of it."""
-        return self.probation and self.model.in_flight > 0
+        return self.probation and (self.model.in_flight > 0 or self.model.asking > 0)
 
     def would_heal(self, reason: str) -> bool:
         """Whether a rest for this reason is one that an answer ends."""
@@ -285,6 +300,7 @@ class CapabilityPool:
         self._changes = changes or Changes()
         self._active_count = 0
         self._next_due = NEVER
+        self._next_until = NEVER
         rules = policy.deactivation
         self.quota_reset = None if policy.recovery.quota_reset is None else CalendarWindow(policy.recovery.quota_reset)
         self._maintenance = (
@@ -380,6 +396,31 @@ class CapabilityPool:
                 facts = {"provider": member.provider_id, "status": member.status, "members": len(self._members)}
                 self._telemetry.trace(Severity.DEBUG, f"pool.{self.name}", f"added {name}", facts)
 
+    def take_over(self, before: CapabilityPool, holds: Callable[[Member], bool], *, strategy: bool) -> None:
+        """Go on where the pool of an earlier configuration stood: its counts, and the rests that still hold.
+
+        Args:
+            before: That pool.
+            holds: Says of a resting member of it whether its rest still holds.
+            strategy: Whether its strategy, with what it remembers, takes the place of this one's.
+        """
+        with self._lock:
+            self.total_requests, self.rotation_events = before.total_requests, before.rotation_events
+            if strategy:
+                self.rotation.strategy = before.rotation.strategy
+            for name, member in self._members.items():
+                earlier = before._members.get(name)
+                same = earlier is not None and earlier.provider_id == member.provider_id
+                if earlier is not None and same and (earlier.active or holds(earlier)):
+                    member.take_place_of(earlier)
+            self._membership_changed()
+            self._note_next_due()
+
+    def note_reach(self) -> None:
+        """Tell statistics who can be reached as things stand."""
+        for member in self._members.values():
+            self._note_reach(member.model)
+
     def add_model(self, model: Model) -> None:
         """Append a model."""
         if model.name not in self._members:
@@ -452,18 +493,23 @@ class CapabilityPool:
         return self._declared
 
     def sweep(self, now: float) -> None:
-        """Bring back every member whose rest is over. Costs a comparison when none is due."""
+        """Bring back every member whose rest is over. Costs two comparisons when none is due."""
         if self._maintenance is not None:
             self._maintain(self._maintenance, now)
-        if now < self._next_due:
+        wall = 0.0 if self._next_until == NEVER else self.clock.time()
+        if now < self._next_due and wall < self._next_until:
             return
         with self._lock:
-            due = [member for member in self._members.values() if not member.active and member.due <= now]
+            due = [
+                member
+                for member in self._members.values()
+                if not member.active and (member.due <= now or member.until <= wall)
+            ]
             for member in due:
                 if member.active:
                     continue  # its provider came back with an earlier one of this list
                 if self.policy.recovery.require_probe and member.reason in _IN_DOUBT:
-                    member.due = NEVER  # a probe brings it back
+                    member.rest_until(NEVER, now)  # a probe brings it back
                     continue
                 if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
                     member.model.provider.recover(RecoveryTrigger.COOLDOWN_EXPIRED, now)
@@ -539,13 +585,13 @@ class CapabilityPool:
             if not member.active:
                 # An order by hand is the reason whatever else holds, and nothing that ends takes its place.
                 if due > member.due or reason == DeactivationReason.MANUAL:
-                    member.due = due
                     member.reason = reason
+                    member.rest_until(due, now)
                 self._note_next_due()
                 return False
             member.active = False
             member.reason = reason
-            member.due = due
+            member.rest_until(due, now)
             member.rested_at = now
             member.probation = False
             member.ejections += 1
@@ -553,6 +599,7 @@ class CapabilityPool:
             self.rotation_events += 1
             self._views.clear()
             self._next_due = min(self._next_due, due)
+            self._next_until = min(self._next_until, member.until)
             state = member.model.state
             state.deactivation_reason = reason
             state.cooldown_remaining = 0.0 if rest is None else rest
@@ -598,12 +645,13 @@ class CapabilityPool:
         with self._lock:
             member.active = False
             member.reason = reason
-            member.due = NEVER if rest is None else now + rest
+            member.rest_until(NEVER if rest is None else now + rest, now)
             member.rested_at = now
             member.ejections = ejections
             self._active_count -= 1
             self._views.clear()
             self._next_due = min(self._next_due, member.due)
+            self._next_until = min(self._next_until, member.until)
             if not any(other.active for other in member.model.members):
                 member.model.state.status = ModelStatus.STANDBY.value
             self._note_reach(member.model)
@@ -622,6 +670,7 @@ class CapabilityPool:
                 member.model.state.start_period()
             member.reason = None
             member.due = 0.0
+            member.until = NEVER
             member.model.state.status = ModelStatus.ACTIVE.value
             member.model.reset_state()
             self._active_count += 1
@@ -652,7 +701,9 @@ class CapabilityPool:
         return member.active and self._active_count == 1
 
     def _note_next_due(self) -> None:
-        self._next_due = min((member.due for member in self._members.values() if not member.active), default=NEVER)
+        resting = [member for member in self._members.values() if not member.active]
+        self._next_due = min((member.due for member in resting), default=NEVER)
+        self._next_until = min((member.until for member in resting), default=NEVER)
 
     # --- retry budget -----------------------------------------------------
 
@@ -666,13 +717,10 @@ class CapabilityPool:
 
     def no_active_model(self) -> NoActiveModelError:
         """Build the error that says who rests, why, and when the first of them may return."""
-        now = self.clock.monotonic()
+        waits = {member: member.cooldown_remaining for member in self._members.values() if not member.active}
         resting = {
-            member.model_id: {"reason": member.reason, "cooldown_remaining": member.cooldown_remaining}
-            for member in self._members.values()
-            if not member.active
+            member.model_id: {"reason": member.reason, "cooldown_remaining": wait} for member, wait in waits.items()
         }
-        soonest = min((member.due for member in self._members.values() if not member.active), default=NEVER)
         shown = ", ".join(f"{name} ({facts['reason']})" for name, facts in list(resting.items())[:5])
         more = ", …" if len(resting) > 5 else ""
         if not self._members:
@@ -682,6 +730,6 @@ class CapabilityPool:
         return NoActiveModelError(
             message,
             pool_name=self.name,
-            retry_after=None if soonest == NEVER else max(0.0, soonest - now),
+            retry_after=min((wait for wait in waits.values() if wait is not None), default=None),
             details={"standby": resting},
         )

@@ -28,6 +28,9 @@ class RequestWatch:
         self._watch = watch
         world = watch.world
         pool = world.pool
+        self._concurrency = {
+            spec.name: spec.settings.get("rate_limit", {}).get("concurrency") for spec in world.providers
+        }
         self._models = sum(spec.models for spec in world.providers)
         self._deadline = float(pool.get("deadline") or 600.0)
         timeouts, retry = pool.get("timeouts", {}), pool.get("retry", {})
@@ -59,6 +62,7 @@ class RequestWatch:
         most = self._models + self._retries if self._rotates else self._models * self._models * (1 + self._retries)
         if len(before) + 1 > most:
             self._watch.broke("R5", f"{call.request_id} makes its call number {len(before) + 1}, of {most} at most")
+        self._look_at_concurrency(call)
         if all(each.model != call.model for each in before):
             return
         retrying = self._retrying.setdefault(call.process, set())
@@ -66,6 +70,18 @@ class RequestWatch:
         allowed = self._allowed(call.process)
         if len(retrying) > allowed:
             self._watch.broke("R5", f"{len(retrying)} requests of a pool retry at once, and {allowed:g} may")
+
+    def _look_at_concurrency(self, call: UpstreamCall) -> None:
+        most = self._concurrency.get(call.provider)
+        if most is None:
+            return
+        running = 1 + sum(
+            1
+            for each in self._watch.calls
+            if each.outcome == "running" and each.process == call.process and each.provider == call.provider
+        )
+        if running > most:
+            self._watch.broke("R3", f"{running} calls of process {call.process} to {call.provider} run, and {most} may")
 
     def _allowed(self, process: int) -> float:
         return max(self._minimum, self._peak.get(process, 0) * self._percent / 100.0)
