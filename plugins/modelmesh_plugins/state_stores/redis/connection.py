@@ -41,9 +41,14 @@ class Command:
     arguments: tuple[str | bytes | int, ...] = ()
     repeatable: bool = False
 
-    def packed(self) -> tuple[str | bytes | int, ...]:
-        """What is sent."""
-        return ("EVALSHA", self.script.digest, *self.arguments) if self.script is not None else self.words
+    def packed(self) -> bytes:
+        """What is sent. redis-py packs the same, at several times the cost."""
+        words = self.words if self.script is None else ("EVALSHA", self.script.digest, *self.arguments)
+        parts = [b"*%d\r\n" % len(words)]
+        for word in words:
+            data = word if isinstance(word, bytes) else str(word).encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        return b"".join(parts)
 
 
 class Wire:
@@ -103,7 +108,7 @@ class Wire:
         answers: list[Any] = []
         try:
             async with asyncio.timeout(self._config.timeout):
-                await connection.send_packed_command(connection.pack_commands([command.packed() for command in batch]))
+                await connection.send_packed_command(b"".join([command.packed() for command in batch]))
                 while len(answers) < len(batch):
                     try:
                         answers.append(await connection.read_response())
@@ -152,6 +157,7 @@ def make_connection(config: RedisConfig) -> AbstractConnection:
     return kind(
         **options,
         socket_connect_timeout=config.connect_timeout,
+        socket_timeout=None,  # each batch has one limit of its own
         retry=Retry(NoBackoff(), 0),
         client_name="modelmesh",
         protocol=2,
