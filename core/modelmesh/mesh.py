@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from modelmesh._engine.build import Graph, build_graph
 from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.pipeline import PipelineRequest
+from modelmesh._engine.reload import prepare
+from modelmesh._engine.retirement import Retirement
 from modelmesh._engine.system import SystemClock, system_random
 from modelmesh.errors import ModelMeshError, StateStoreError, UsageError
 from modelmesh.interfaces.observability import LogLevel, Severity
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from modelmesh._engine.registry import ModelRegistry
     from modelmesh.client import AsyncOpenAIClient, OpenAIClient
     from modelmesh.config import MeshConfig
+    from modelmesh.config.models import Configuration
     from modelmesh.interfaces.observability import ObservabilityConnector
     from modelmesh.quota import HeadroomRow, QuotaRow
     from modelmesh.router import Router
@@ -63,8 +66,13 @@ class ModelMesh:
         self._environ = os.environ if environ is None else environ
         self._loop = LoopThread(borrowed=loop)
         self._graph: Graph | None = None
+        self._source: MeshConfig | None = None
+        self._secrets: Mapping[str, str] | None = None
+        self._retired = Retirement(lambda: self._graph)
+        self._greeted: set[str] = set()
         self._closed = False
-        self._ending = threading.Lock()
+        # One change at a time; a hook that is called during one may end the mesh.
+        self._changing = threading.RLock()
 
     def __repr__(self) -> str:
         state = "shut down" if self._closed else "empty" if self._graph is None else f"{len(self.list_pools())} pools"
@@ -93,41 +101,95 @@ class ModelMesh:
                 observability connector cannot start, for a port that is taken say; the mesh is shut down then.
             UsageError: The mesh is initialised already, or shut down.
         """
-        if self._closed:
-            raise UsageError("the mesh is shut down; build a new one")
+        self._refuse_ended()
         if self._graph is not None:
-            raise UsageError("the mesh is initialised already; build a new one for another configuration")
-        from modelmesh.config import load_config
-
-        configuration = load_config(
-            config, connectors=self._plugins, environ=self._environ, secrets=secrets, clock=self._clock
-        )
-        self._graph = build_graph(
+            raise UsageError("the mesh is initialised already; use reload_config(...) for another configuration")
+        configuration, self._source = self._loaded(config, secrets)
+        self._secrets = secrets
+        graph = self._graph = build_graph(
             configuration, plugins=self._plugins, clock=self._clock, random=self._random, loop=self._loop
         )
-        telemetry = self._graph.engine.telemetry
+        telemetry = graph.engine.telemetry
         if telemetry.wants_debug:
-            self._trace_setup(self._graph)
+            self._trace_setup(graph)
         self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
-        self._plugins.startup(self)
-        self._restore(self._graph)
-        if self._graph.prober is not None and self._graph.prober.is_wanted:
-            self._loop.start(self._graph.prober.run())
-        if self._graph.state_store is not None and self._graph.state_store.guarantees.survives_restart:
-            self._loop.start(self._graph.engine.batches.resume())
-        for name in configuration.missing_secrets():
-            message = f"secret {name!r} has no value; empty text stands in its place"
-            self._graph.engine.telemetry.trace(Severity.WARNING, "secrets", message)
-        self._graph.engine.telemetry.trace(
-            Severity.INFO,
-            "mesh",
-            "ready",
-            {"providers": list(self._graph.providers), "pools": list(self._graph.pools)},
+        self._plugins.startup(self, but=self._greeted)
+        self._restore(graph)
+        graph.start_background()
+        if graph.state_store is not None and graph.state_store.guarantees.survives_restart:
+            self._loop.start(graph.engine.batches.resume())
+        self._tell_ready(graph, "ready")
+        for connector in self.observers():
+            try:
+                self._attach(connector)
+            except ModelMeshError:
+                self.shutdown()
+                raise
+
+    def reload_config(
+        self, config: str | Path | Mapping[str, Any] | MeshConfig, *, secrets: Mapping[str, str] | None = None
+    ) -> None:
+        """Go on with another configuration, without a request failing for it.
+
+        Everything is built beside what runs and takes its place at once. Requests on their way finish on the
+        connectors they began with, which are closed then. What survives keeps its figures and its rests, unless its
+        settings changed; the state store is kept as long as ``storage`` names the same one, and with it budgets and
+        quotas. May be called from any thread; returns when the new configuration is in force.
+
+        Args:
+            config: As for `initialize`.
+            secrets: As for `initialize`; by default those given there.
+
+        Raises:
+            ConfigurationError: Lists every problem found, with file and line; the old configuration stays in force.
+            UsageError: There is no configuration yet, or the mesh is shut down.
+        """
+        with self._changing:
+            self._refuse_ended()
+            before = self._built()
+            secrets = self._secrets if secrets is None else secrets
+            try:
+                configuration, source = self._loaded(config, secrets)
+                succession = prepare(
+                    configuration, before, plugins=self._plugins, random=self._random, attach=self._attach
+                )
+            except ModelMeshError as error:
+                before.engine.telemetry.trace(
+                    Severity.ERROR, "mesh", "a new configuration was refused; the old one stays", error=error.message
+                )
+                raise
+            before.stop_background()
+            succession.carry_out()
+            graph = self._graph = succession.after
+            self._source, self._secrets = source, secrets
+            self._retired.add(before)
+            telemetry = graph.engine.telemetry
+            self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
+            self._plugins.startup(self, but=self._greeted)
+            graph.start_background()
+            self._tell_ready(graph, "goes on with a new configuration")
+
+    def _refuse_ended(self) -> None:
+        if self._closed:
+            raise UsageError("the mesh is shut down; build a new one")
+
+    def _loaded(
+        self, config: str | Path | Mapping[str, Any] | MeshConfig, secrets: Mapping[str, str] | None
+    ) -> tuple[Configuration, MeshConfig]:
+        """Return a configuration checked, and as it was written."""
+        from modelmesh.config import MeshConfig, load_config
+
+        if isinstance(config, (str, Path)):
+            source = MeshConfig.from_file(config)
+        else:
+            source = config if isinstance(config, MeshConfig) else MeshConfig.from_dict(config)
+        configuration = load_config(
+            source, connectors=self._plugins, environ=self._environ, secrets=secrets, clock=self._clock
         )
-        self._attach_observers()
+        return configuration, source
 
     def _restore(self, graph: Graph) -> None:
-        """Read the saved state, and begin to keep and share it.
+        """Read the saved state.
 
         Raises:
             StateStoreError: The store does not answer, or a newer version wrote the state; the mesh is shut down then.
@@ -139,9 +201,14 @@ class ModelMesh:
                 graph.state_manager = None  # what could not be read is not written over
                 self.shutdown()
                 raise
-            self._loop.start(graph.state_manager.run())
-        if graph.shared_moves is not None:
-            self._loop.start(graph.shared_moves.run())
+
+    def _tell_ready(self, graph: Graph, message: str) -> None:
+        telemetry = graph.engine.telemetry
+        for name in graph.configuration.missing_secrets():
+            missing = f"secret {name!r} has no value; empty text stands in its place"
+            telemetry.trace(Severity.WARNING, "secrets", missing)
+        facts = {"providers": list(graph.providers), "pools": list(graph.pools)}
+        telemetry.trace(Severity.INFO, "mesh", message, facts)
 
     def _trace_setup(self, graph: Graph) -> None:
         telemetry = graph.engine.telemetry
@@ -153,29 +220,27 @@ class ModelMesh:
             made_of = {"capability": pool.hierarchy_node, "strategy": chosen_by, "models": list(pool.members)}
             telemetry.trace(Severity.DEBUG, "mesh", f"pool {name} is set up", made_of)
 
-    def _attach_observers(self) -> None:
-        """Show the mesh to the observability connectors that ask for it.
+    def _attach(self, connector: ObservabilityConnector) -> None:
+        """Show the mesh to an observability connector that asks for it.
 
         Raises:
-            ModelMeshError: One cannot start, and says what to do; the mesh is shut down then.
+            ModelMeshError: It cannot start, and says what to do.
         """
-        for connector in self.observers():
-            attach = getattr(connector, "attach", None)
-            if attach is None:
-                continue
-            try:
-                attach(self)
-            except ModelMeshError:
-                self.shutdown()
-                raise
-            except Exception as error:  # a fault of the connector's own takes nobody down with it
-                name = type(connector).__name__
-                self._built().engine.telemetry.trace(
-                    Severity.ERROR,
-                    "mesh",
-                    f"{name} cannot watch the mesh; what it shows of it is missing",
-                    {"error_type": type(error).__name__},
-                )
+        attach = getattr(connector, "attach", None)
+        if attach is None:
+            return
+        try:
+            attach(self)
+        except ModelMeshError:
+            raise
+        except Exception as error:  # a fault of the connector's own takes nobody down with it
+            name = type(connector).__name__
+            self._built().engine.telemetry.trace(
+                Severity.ERROR,
+                "mesh",
+                f"{name} cannot watch the mesh; what it shows of it is missing",
+                {"error_type": type(error).__name__},
+            )
 
     def shutdown(self) -> None:
         """Flush statistics, close connectors, end threads. Never raises for a failing connector; harmless to repeat.
@@ -190,6 +255,7 @@ class ModelMesh:
             self._end_requests()
             if self._graph.state_manager is not None:
                 self._loop.run(self._graph.state_manager.save())
+            self._loop.run(self._retired.finish())
             self._loop.run(self._graph.aclose())
             self._graph.close_observability()
         self._loop.close()
@@ -202,13 +268,14 @@ class ModelMesh:
             self._end_requests()
             if self._graph.state_manager is not None:
                 await self._graph.state_manager.save()
+            await self._retired.finish()
             await self._graph.aclose()
             self._graph.close_observability()
         self._loop.close()
 
     def _begin_end(self) -> bool:
         """Whether it is this caller who ends the mesh: of several threads, one."""
-        with self._ending:
+        with self._changing:
             first, self._closed = not self._closed, True
         return first
 

@@ -440,9 +440,14 @@ class PluginHost:
 
     # --- hooks of the mesh's life -----------------------------------------------------
 
-    def startup(self, mesh: ModelMesh) -> list[str]:
-        """Call every loaded plugin's startup hook; return what went wrong, a line each."""
-        return self._each("modelmesh_startup", mesh=mesh)
+    def startup(self, mesh: ModelMesh, *, but: set[str] | None = None) -> list[str]:
+        """Call every loaded plugin's startup hook; return what went wrong, a line each.
+
+        Args:
+            mesh: What has started.
+            but: Names of plugins that know it already; those that are called now are added.
+        """
+        return self._each("modelmesh_startup", but=but, mesh=mesh)
 
     def shutdown(self, mesh: ModelMesh) -> list[str]:
         """Call every loaded plugin's shutdown hook; return what went wrong, a line each."""
@@ -456,10 +461,15 @@ class PluginHost:
         """Show loaded plugins an attempt that ended."""
         return self._each("modelmesh_after_attempt", request=request, record=record)
 
-    def _each(self, hook: str, **arguments: Any) -> list[str]:
+    def _each(self, hook: str, *, but: set[str] | None = None, **arguments: Any) -> list[str]:
+        """Call the hook of each plugin, but of those named, to which each is added."""
         # Called one by one: pluggy's own call stops at the first exception.
         failures: list[str] = []
         for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            if but is not None:
+                if implementation.plugin_name in but:
+                    continue
+                but.add(implementation.plugin_name)
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except (Exception, SystemExit) as error:

@@ -180,6 +180,11 @@ class RoutedStream:
         return self._chunks
 
     @property
+    def is_over(self) -> bool:
+        """Whether it was read to its end, or closed."""
+        return getattr(self._chunks, "ag_frame", None) is None
+
+    @property
     def request_id(self) -> str:
         """Shared by logs, traces and events of the request."""
         return self._call.request_id
@@ -298,6 +303,10 @@ class Router:
             payload=payload,
         )
         return explain(self._pipeline, asked)
+
+    def adopt(self, other: Router) -> None:
+        """Route as another router does from now on; requests on their way stay where they are."""
+        self._engine, self._pools, self._pipeline = other._engine, other._pools, other._pipeline
 
     @property
     def pipeline(self) -> RoutingPipeline:
@@ -424,8 +433,11 @@ class Router:
         Raises:
             RoutingError: At once, when nobody can serve it; later failures come with the iteration.
         """
+        engine = self._engine
         call = self._start("chat", capability, payload, STREAMING, metadata or {})
-        return RoutedStream(call, self._engine.driver.stream(call))
+        routed = RoutedStream(call, engine.driver.stream(call))
+        engine.streams.add(routed)
+        return routed
 
     # --- batches ------------------------------------------------------------------------
 
@@ -594,7 +606,7 @@ class Router:
             headers=headers,
             trace=RequestTrace(engine.random, headers) if engine.telemetry.wants_spans else None,
         )
-        if engine.telemetry.wants_info:
+        if engine.telemetry.wants_debug:
             engine.telemetry.routed(call)
         return call
 

@@ -106,6 +106,18 @@ class StatisticsCollector:
         self._routes: dict[tuple[str, str, str], tuple[_Series, ...]] = {}
         self._lock = threading.Lock()
 
+    def reconfigure(self, *, retention: float, scopes: Iterable[StatsScope]) -> None:
+        """Look back another time and keep other scopes from now on; what is kept already stays where it may.
+
+        Args:
+            retention: Seconds that `query` looks back.
+            scopes: Scopes to keep; the figures of all others are dropped.
+        """
+        with self._lock:
+            self._retention = retention
+            self._series = {scope: self._series.get(scope, {}) for scope in scopes}
+            self._routes.clear()
+
     # --- taking in ----------------------------------------------------------
 
     def record(self, model_id: str, provider_id: str, pool_id: str, metrics: RequestMetrics) -> None:

@@ -94,6 +94,10 @@ class Batches:
         self._ask = ask
         self._cancelled: set[str] = set()
 
+    def move_to(self, providers: Mapping[str, ProviderService], ask: Ask) -> None:
+        """Go on with the providers and the router of another configuration; jobs on their way do, too."""
+        self._providers, self._ask = providers, ask
+
     # --- beginning ------------------------------------------------------------------
 
     async def note(self, capability: str, total: int, *, model: str, provider: str, provider_job: str) -> Job:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from modelmesh._engine.build_models import (
     size_error_windows,
 )
 from modelmesh._engine.build_pools import PoolBuilder, membership
-from modelmesh._engine.build_storage import build_limits, build_state_manager, build_state_store
+from modelmesh._engine.build_storage import build_limits, build_state_manager, build_state_store, is_same_store
 from modelmesh._engine.changes import Changes
 from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.driver import Driver, is_being_cancelled
@@ -26,7 +27,7 @@ from modelmesh._engine.engine import Engine, RequestIds
 from modelmesh._engine.events import EventEmitter
 from modelmesh._engine.flushing import PeriodicFlush
 from modelmesh._engine.loop_thread import LoopThread
-from modelmesh._engine.observability import build_observability
+from modelmesh._engine.observability import Observer, connect, observers_of
 from modelmesh._engine.pipeline import RoutingPipeline
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.probes import Prober
@@ -64,24 +65,34 @@ class Graph:
     pools: dict[str, CapabilityPool]
     dispatcher: Dispatcher
     created: int
+    configuration: Configuration
+    changes: Changes
     state_store: StateStore | None = None
     prober: Prober | None = None
     state_manager: StateManager | None = None
     shared_moves: SharedMoves | None = None
     flushing: PeriodicFlush | None = None
-    observers: list[Any] = field(default_factory=list)
+    observers: list[Observer] = field(default_factory=list)
+    background: list[Future[None]] = field(default_factory=list)
 
-    async def aclose(self, within: float = 5.0) -> None:
+    async def aclose(self, within: float = 5.0, *, keep: Sequence[Graph] = ()) -> None:
         """Close providers and the state store; one that fails to close does not keep the others open.
 
         Args:
             within: Seconds each may take.
+            keep: Graphs that go on; what they use as well stays open.
         """
+        kept = {id(provider.connector) for graph in keep for provider in graph.providers.values()}
+        kept |= {id(graph.state_store) for graph in keep}
         closing: list[tuple[str, Callable[[], Any]]] = [
             ("limits", self.engine.driver.limits.finish),
-            *((f"provider.{name}", provider.connector.close) for name, provider in self.providers.items()),
+            *(
+                (f"provider.{name}", provider.connector.close)
+                for name, provider in self.providers.items()
+                if id(provider.connector) not in kept
+            ),
         ]
-        if self.state_store is not None:
+        if self.state_store is not None and id(self.state_store) not in kept:
             closing.append(("storage", self.state_store.close))
         for component, close in closing:
             try:
@@ -93,6 +104,22 @@ class Graph:
                 self.engine.telemetry.trace(
                     Severity.ERROR, component, "failed to close", {"error_type": type(error).__name__}
                 )
+
+    def start_background(self) -> None:
+        """Begin what runs beside requests: probes, keeping state, sharing moves."""
+        start = self.engine.loop.start
+        if self.state_manager is not None:
+            self.background.append(start(self.state_manager.run()))
+        if self.shared_moves is not None:
+            self.background.append(start(self.shared_moves.run()))
+        if self.prober is not None and self.prober.is_wanted:
+            self.background.append(start(self.prober.run()))
+
+    def stop_background(self) -> None:
+        """End it again; returns at once."""
+        for running in self.background:
+            running.cancel()
+        self.background.clear()
 
     def close_observability(self, timeout: float = 5.0) -> None:
         """Deliver what is queued, within the limit (seconds), and end the workers."""
@@ -110,11 +137,14 @@ def build_graph(
     redactor = Redactor()
     for value in configuration.known_secrets():
         redactor.add(value)
-    dispatcher = build_observability(
-        configuration.observability, connectors=plugins, redactor=redactor, clock=clock, random=random
-    )
+    dispatcher = Dispatcher(clock=clock, redactor=redactor)
+    observers = observers_of(configuration.observability, connectors=plugins)
+    connect(observers, dispatcher, clock, random)
     try:
-        return _assemble(configuration, dispatcher, plugins=plugins, clock=clock, random=random, loop=loop)
+        graph = assemble(configuration, dispatcher, plugins=plugins, clock=clock, random=random, loop=loop)
+        graph.observers = observers
+        graph.flushing = flushing_of(configuration, graph)
+        return graph
     except Exception as error:
         # Whoever watches hears of it, and no worker outlives a mesh that never came to be.
         why = str(error) if isinstance(error, ModelMeshError) else type(error).__name__
@@ -123,7 +153,7 @@ def build_graph(
         raise
 
 
-def _assemble(
+def assemble(
     configuration: Configuration,
     dispatcher: Dispatcher,
     *,
@@ -131,14 +161,30 @@ def _assemble(
     clock: Clock,
     random: Random,
     loop: LoopThread,
+    before: Graph | None = None,
 ) -> Graph:
-    lock = threading.RLock()
-    emitter = EventEmitter(dispatcher)
-    logger = RequestLogger(dispatcher)
+    """Build everything but who watches.
+
+    Args:
+        configuration: Checked.
+        dispatcher: Whom events, logs and traces go to.
+        plugins: Where connectors come from.
+        clock: Time.
+        random: Randomness.
+        loop: For blocking callers and background work.
+        before: The graph this one is to follow: its lock, statistics, notes of changes and, where the configuration
+            of it is the same, its state store are taken over.
+
+    Raises:
+        ConfigurationError: Something fits together only on paper.
+    """
+    lock = threading.RLock() if before is None else before.engine.lock
+    emitter = EventEmitter(dispatcher) if before is None else before.engine.telemetry.emitter
+    logger = RequestLogger(dispatcher) if before is None else before.engine.telemetry.logger
     telemetry = Telemetry(dispatcher, emitter, logger, clock)
-    statistics = _statistics(configuration, dispatcher, clock)
+    statistics = _statistics(configuration, dispatcher, clock) if before is None else before.engine.statistics
     tree = build_tree(configuration)
-    changes = Changes()
+    changes = Changes() if before is None else before.changes
 
     providers = {
         name: build_provider(name, entry, plugins, telemetry, clock, random, changes, statistics)
@@ -161,7 +207,8 @@ def _assemble(
             registry.register(definition_of(name, entry, tree, providers[entry.provider]), refresh=False)
     registry.refresh()
     refuse_unpriced(pools)
-    store = build_state_store(configuration.storage, plugins, telemetry, clock, random)
+    kept = None if before is None or not is_same_store(before.configuration, configuration) else before.state_store
+    store = kept or build_state_store(configuration.storage, plugins, telemetry, clock, random)
     limits = build_limits(configuration.storage, store, plugins, telemetry, clock, random)
     engine = Engine(
         clock,
@@ -170,8 +217,10 @@ def _assemble(
         telemetry,
         statistics,
         loop,
-        RequestIds(random),
-        Batches(store, clock, random, telemetry, providers, lambda *asked: _ask(router, *asked)),
+        RequestIds(random) if before is None else before.engine.request_ids,
+        before.engine.batches
+        if before is not None and kept is not None
+        else Batches(store, clock, random, telemetry, providers, lambda *asked: ask(router, *asked)),
         lock,
     )
     pipeline = RoutingPipeline.default(
@@ -181,7 +230,8 @@ def _assemble(
         tracing=lambda: telemetry.wants_debug,
     )
     router = Router(pipeline, pools, emitter, logger, dispatcher, engine=engine)
-    graph = Graph(engine, router, registry, providers, pools, dispatcher, int(clock.time()))
+    created = int(clock.time())
+    graph = Graph(engine, router, registry, providers, pools, dispatcher, created, configuration, changes)
     graph.state_store = store
     graph.prober = Prober(providers, pools, clock, telemetry)
     size_error_windows(pools)
@@ -189,11 +239,10 @@ def _assemble(
     if store.guarantees.shared_between_processes:
         graph.shared_moves = SharedMoves(store, pools, clock, random, telemetry, loop)
         graph.shared_moves.attach()
-    graph.flushing = _flushing(configuration, graph)
     return graph
 
 
-async def _ask(router: Router, capability: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+async def ask(router: Router, capability: str, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Answer one request of a batch."""
     return (await router.execute("chat", capability, payload)).data
 
@@ -210,7 +259,7 @@ def _statistics(configuration: Configuration, dispatcher: Dispatcher, clock: Clo
     )
 
 
-def _flushing(configuration: Configuration, graph: Graph) -> PeriodicFlush | None:
+def flushing_of(configuration: Configuration, graph: Graph) -> PeriodicFlush | None:
     """Start handing statistics over, where somebody takes them."""
     if configuration.observability is None or not graph.dispatcher.wants_statistics:
         return None

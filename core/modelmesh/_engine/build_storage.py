@@ -17,9 +17,7 @@ from modelmesh.state_manager import StateManager
 
 if TYPE_CHECKING:
     from modelmesh._engine.build import Graph
-    from modelmesh.config.models import (
-        StorageConfig,
-    )
+    from modelmesh.config.models import Configuration, StorageConfig
     from modelmesh.plugins import PluginHost
 
 
@@ -73,6 +71,14 @@ def build_limits(
     if section.lease_share:
         ledger = BlockLedger(guarded, clock, random, share=section.lease_share)
     return Limits(ledger, clock, telemetry, shared=True, fallback=fallback)
+
+
+def is_same_store(before: Configuration, after: Configuration) -> bool:
+    """Whether two configurations name the same store, with the same settings."""
+    from modelmesh.config.models import StorageConfig
+
+    one, other = before.storage or StorageConfig(), after.storage or StorageConfig()
+    return one.connector == other.connector and bool(one.settings == other.settings)
 
 
 def build_state_store(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -69,14 +69,17 @@ class _Listener:
 
     def __init__(self, connector: ObservabilityConnector, subscription: Subscription, redactor: Redactor) -> None:
         self.connector = connector
-        self.subscription = subscription
-        self.log_level = subscription.log_level
-        self.lowest_rank = _RANK[subscription.min_severity.value]
+        self.subscribe(subscription)
         self.lane: Lane[Record]
         self.worker: Worker | None = None
         self._redactor = redactor
         self._spoken = 0
         self._spoken_since = float("-inf")
+
+    def subscribe(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.log_level = subscription.log_level
+        self.lowest_rank = _RANK[subscription.min_severity.value]
 
     def may_speak(self, now: float) -> bool:
         """Whether a record it makes while being served goes out: two that report each other would never end."""
@@ -177,13 +180,35 @@ class Dispatcher(ObservabilityConnector):
         finally:
             self._serving.pop(threading.get_ident(), None)
 
-    def remove(self, connector: ObservabilityConnector) -> None:
-        """Send a connector nothing more; what waits for it is still delivered. Unknown ones are ignored."""
+    def remove(self, connector: ObservabilityConnector, *, close: bool = False) -> None:
+        """Send a connector nothing more; what waits for it is still delivered. Unknown ones are ignored.
+
+        Args:
+            connector: Whom.
+            close: Whether its worker closes it after the last record.
+        """
         leaving = [listener for listener in self._listeners if listener.connector is connector]
         self._listeners = tuple(listener for listener in self._listeners if listener.connector is not connector)
         for listener in leaving:
-            listener.lane.close(connector=False)
+            listener.lane.close(connector=close)
         self._note_wants()
+
+    def change(self, connector: ObservabilityConnector, subscription: Subscription) -> None:
+        """Send a connector what another subscription asks for, from the next record on; its name stays."""
+        for listener in self._listeners:
+            if listener.connector is connector:
+                listener.subscribe(replace(subscription, name=listener.subscription.name))
+        self._note_wants()
+
+    def subscription_of(self, connector: ObservabilityConnector) -> Subscription | None:
+        """Return what a connector is sent; None for one that is sent nothing."""
+        found = (each.subscription for each in self._listeners if each.connector is connector)
+        return next(found, None)
+
+    @property
+    def redactor(self) -> Redactor:
+        """Takes secrets out of all that is delivered; secrets may be added while it runs."""
+        return self._redactor
 
     @property
     def connectors(self) -> list[ObservabilityConnector]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from modelmesh._engine.batches import Batches
 from modelmesh._engine.driver import Driver
@@ -12,6 +14,9 @@ from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.telemetry import Telemetry
 from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.statistics import StatisticsCollector
+
+if TYPE_CHECKING:
+    from modelmesh.router import RoutedStream
 
 
 class RequestIds:
@@ -28,7 +33,7 @@ class RequestIds:
 
 @dataclass(slots=True)
 class Engine:
-    """The parts of a mesh that its router works with."""
+    """The parts of a mesh that its router works with; ``streams`` are those somebody may still read."""
 
     clock: Clock
     random: Random
@@ -39,3 +44,4 @@ class Engine:
     request_ids: RequestIds
     batches: Batches
     lock: threading.RLock = field(default_factory=threading.RLock)
+    streams: WeakSet[RoutedStream] = field(default_factory=WeakSet)

@@ -62,8 +62,8 @@ class LoopThread:
             future.cancel()
             raise
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine on the loop in the background; closing the loop cancels it."""
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
+        """Run a coroutine on the loop in the background; closing the loop, or cancelling what is returned, ends it."""
         try:
             running = asyncio.run_coroutine_threadsafe(coroutine, self._running())
         except UsageError:
@@ -72,6 +72,7 @@ class LoopThread:
         # A loop holds its tasks weakly; one that waits for something only it knows would be collected.
         self._background[running] = None
         running.add_done_callback(self._background.pop)
+        return running
 
     def iterate(self, stream: AsyncGenerator[Item, None]) -> Iterator[Item]:
         """Yield a stream's items; leaving the iteration early closes the stream."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modelmesh._engine.dispatch import SECTIONS, SEVERITIES, Dispatcher, Subscription
@@ -54,26 +55,69 @@ def build_observability(
     random: Random,
     start_worker: StartWorker = start_thread,
 ) -> Dispatcher:
-    """Build the dispatcher; without a section nothing is sent anywhere and nothing is spent on it.
-
-    One connector is built for each distinct pair of ID and settings, however many sections name it. Traces go to
-    every connector, unless the tracing section names its own.
-    """
+    """Build the dispatcher; without a section nothing is sent anywhere and nothing is spent on it."""
     dispatcher = Dispatcher(clock=clock, redactor=redactor, start_worker=start_worker)
+    connect(observers_of(config, connectors=connectors), dispatcher, clock, random)
+    return dispatcher
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """A connector of the configuration.
+
+    Attributes:
+        target: What named it.
+        connector: The connector.
+        subscription: What it is sent; of several with one ID, only the first goes by it.
+        is_new: Whether it was built, or handed in, for this configuration.
+    """
+
+    target: ObservabilityTarget
+    connector: ObservabilityConnector
+    subscription: Subscription
+    is_new: bool = True
+
+
+def connect(observers: Iterable[Observer], dispatcher: Dispatcher, clock: Clock, random: Random) -> None:
+    """Send each observer what it subscribed to, from now on."""
+    for observer in observers:
+        bind_observer(observer, dispatcher, clock, random)
+        dispatcher.add(observer.connector, observer.subscription)
+
+
+def bind_observer(observer: Observer, dispatcher: Dispatcher, clock: Clock, random: Random) -> None:
+    """Hand a connector clock, randomness and trace, if it takes them."""
+    bind = getattr(observer.connector, "bind", None)
+    if bind is not None:
+        bind(_context(observer.subscription.name, dispatcher, clock, random))
+
+
+def observers_of(
+    config: ObservabilityConfig | None, *, connectors: Connectors, known: Sequence[Observer] = ()
+) -> list[Observer]:
+    """Return the connectors of a configuration, building those that are not ``known`` from an earlier one.
+
+    There is one for each distinct pair of ID and settings, however many sections name it. Traces go to every
+    connector, unless the tracing section names its own.
+    """
     if config is None:
-        return dispatcher
+        return []
     built: list[tuple[ObservabilityTarget, ObservabilityConnector, set[str]]] = []
     for section, target in config.targets():
-        for known, _, sections in built:
-            if known.is_same(target):
+        for same, _, sections in built:
+            if same.is_same(target):
                 sections.add(section)
                 break
         else:
+            connector = next((each.connector for each in known if each.target.is_same(target)), None)
             try:
-                connector = target.instance or connectors.build("observability", target.connector, target.settings)
+                connector = (
+                    connector or target.instance or connectors.build("observability", target.connector, target.settings)
+                )
             except BaseException:
                 for _, other, _ in built:
-                    close_connector(other)
+                    if all(other is not each.connector for each in known):
+                        close_connector(other)
                 raise
             built.append((target, connector, {section}))
     common = Subscription(
@@ -85,20 +129,30 @@ def build_observability(
         redact=config.logging.redact_secrets,
         min_severity=Severity(config.tracing.min_severity),
     )
+    taken = {each.subscription.name for each in known}
+    observers: list[Observer] = []
     for number, (target, connector, sections) in enumerate(built):
         if getattr(connector, "is_null", False):
             continue
         if not config.tracing.connectors():
             sections.add("tracing")
-        name = target.connector if number == 0 else f"{target.connector}#{number + 1}"
-        bind = getattr(connector, "bind", None)
-        if bind is not None:
-            bind(_context(name, dispatcher, clock, random))
+        before = next((each for each in known if each.connector is connector), None)
+        name = _name(target.connector, number, taken) if before is None else before.subscription.name
         # What a connector would throw away is not even built, if nobody else wants it.
         lowest = max(common.min_severity, getattr(connector, "min_severity", Severity.DEBUG), key=SEVERITIES.index)
         wanted = sections & getattr(connector, "sections", SECTIONS)
-        dispatcher.add(connector, replace(common, name=name, sections=SECTIONS & wanted, min_severity=lowest))
-    return dispatcher
+        subscription = replace(common, name=name, sections=SECTIONS & wanted, min_severity=lowest)
+        observers.append(Observer(target, connector, subscription, before is None))
+        taken.add(name)
+    return observers
+
+
+def _name(connector_id: str, number: int, taken: Collection[str]) -> str:
+    name = connector_id if number == 0 else f"{connector_id}#{number + 1}"
+    while name in taken:
+        number += 1
+        name = f"{connector_id}#{number + 1}"
+    return name
 
 
 def _context(name: str, dispatcher: Dispatcher, clock: Clock, random: Random) -> ConnectorContext:

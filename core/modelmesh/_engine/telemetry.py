@@ -33,10 +33,14 @@ class Telemetry:
     """
 
     def __init__(self, dispatcher: Dispatcher, emitter: EventEmitter, logger: RequestLogger, clock: Clock) -> None:
-        self.dispatcher = dispatcher
         self.emitter = emitter
         self.logger = logger
         self._clock = clock
+        self.speak_to(dispatcher)
+
+    def speak_to(self, dispatcher: Dispatcher) -> None:
+        """Hand everything to this dispatcher from now on, and look again at what its connectors want."""
+        self.dispatcher = dispatcher
         self.wants_spans = any(getattr(each, "wants_spans", False) for each in dispatcher.connectors)
 
     @property
@@ -100,25 +104,32 @@ class Telemetry:
             self.dispatcher.trace(TraceEntry(severity, self.now(), component, message, facts, error))
 
     def routed(self, call: Call) -> None:
-        """Trace a routing decision: what was asked, who was chosen and why."""
+        """Trace a routing decision before it is carried out: what was asked, who was chosen and why."""
         route = call.route
         self.trace(
-            Severity.INFO,
+            Severity.DEBUG,
             "router",
             f"{call.capability} goes to {route.selected.model_id}",
             {
                 "request_id": call.request_id,
                 "capability": call.capability,
-                "pool": call.pool.name,
                 "model": route.selected.model_id,
                 "provider": route.selected.provider_id,
                 "delivery_mode": call.delivery_mode,
-                "reason": route.selection.reason,
-                "candidates": len(route.candidates),
-                "fallback_chain": self._fallback_chain(route),
+                **self.decision(call),
                 "routing_latency_us": round(call.overhead_us(), 1),
             },
         )
+
+    def decision(self, call: Call) -> dict[str, Any]:
+        """Return the facts of a routing decision: from where, why, and who would have been next."""
+        route = call.route
+        return {
+            "pool": call.pool.name,
+            "reason": route.selection.reason,
+            "candidates": len(route.candidates),
+            "fallback_chain": self._fallback_chain(route),
+        }
 
     def _fallback_chain(self, route: PipelineResult) -> list[str] | None:
         """Return who would be called next: all of them at DEBUG, the first few where an INFO line is all there is."""
