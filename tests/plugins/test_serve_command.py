@@ -256,3 +256,82 @@ def test_help_needs_no_server_libraries() -> None:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=True)
 
     assert result.stdout.strip() == "[]"
+
+
+# --- reading the file again -----------------------------------------------------------------
+
+
+def told(served: Served) -> str:
+    """Return the next line of its error output."""
+    assert served.process.stderr is not None
+    return served.process.stderr.readline().rstrip()
+
+
+def reload(served: Served, file: Path, text: str) -> str:
+    """Write a file, have it read, and return the line that says what came of it."""
+    file.write_text(text)
+    served.process.send_signal(signal.SIGHUP)
+    return told(served)
+
+
+def test_sighup_has_a_good_file_taken_over(start: Start, tmp_path: Path) -> None:
+    """The next request goes by it; the process and its port stay."""
+    file = tmp_path / "mesh.yaml"
+    file.write_text(CONFIGURATION)
+    served = start(str(file), "--port", "0")
+    assert ask(served, "mine") == "hello"
+
+    line = reload(served, file, CONFIGURATION.replace("mine:", "yours:"))
+
+    assert line == f"reloaded {file}: yours"
+    assert ask(served, "yours") == "hello"
+    with pytest.raises(openai.NotFoundError):
+        ask(served, "mine")
+    assert served.end(signal.SIGTERM)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (CONFIGURATION.replace("capability:", "strategy: nonsense, capability:"), ":6: pools.mine.strategy"),
+        (CONFIGURATION[: CONFIGURATION.index("capabilities") + 5], ":4"),
+        ("", "it is empty"),
+    ],
+    ids=["bad", "half-written", "empty"],
+)
+def test_sighup_refuses_a_file_that_is_wrong(start: Start, tmp_path: Path, text: str, problem: str) -> None:
+    """File and line are named, the old configuration answers on, and a corrected file is taken."""
+    file = tmp_path / "mesh.yaml"
+    file.write_text(CONFIGURATION)
+    served = start(str(file), "--port", "0")
+
+    refused = reload(served, file, text)
+    why = told(served)
+
+    assert refused == f"{file} was not taken over; what runs stays as it is"
+    assert f"{file}{problem}" in why or f"{file}: {problem}" in why
+    assert ask(served, "mine") == "hello"
+    assert reload(served, file, CONFIGURATION).startswith("reloaded")
+    status, rest = served.end(signal.SIGTERM)
+    assert status == 0
+    assert "Traceback" not in rest
+
+
+def test_sighup_says_what_takes_a_restart(start: Start, tmp_path: Path) -> None:
+    """The server's own address and keys are read once."""
+    file = tmp_path / "mesh.yaml"
+    file.write_text(CONFIGURATION)
+    served = start(str(file), "--port", "0")
+
+    reload(served, file, CONFIGURATION + "proxy: {port: 9}\n")
+
+    assert "restart" in told(served)
+
+
+def test_sighup_without_a_file_ends_nothing(start: Start) -> None:
+    """There is nothing to read again, and it says so."""
+    served = start("--port", "0")
+    served.process.send_signal(signal.SIGHUP)
+
+    assert "no configuration file" in told(served)
+    assert ask(served, "chat-completion") == "hello"

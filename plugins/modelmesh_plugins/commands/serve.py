@@ -22,6 +22,7 @@ from modelmesh.redaction import Redactor
 from modelmesh_plugins.server.settings import DRAIN_SECONDS, KEEP_ALIVE_SECONDS, MAX_BODY_BYTES, settings_of
 
 if TYPE_CHECKING:
+    from modelmesh.config.models import ProxyConfig
     from modelmesh_plugins.server.runner import ProxyServer
 
 SIMULATOR: Mapping[str, Any] = {
@@ -92,7 +93,8 @@ def command(
     """Serve an OpenAI-compatible API from a configuration FILE.
 
     Without FILE (or MODELMESH_CONFIG) it serves the providers whose keys are in the environment, and without any of
-    those a simulator, so that a client can be tried against it at once. End it with Ctrl-C.
+    those a simulator, so that a client can be tried against it at once. End it with Ctrl-C. SIGHUP has it read FILE
+    again, without a request failing for it; a FILE that is wrong is refused, and the old configuration stays.
     """
     mesh = ModelMesh()
     try:
@@ -126,11 +128,12 @@ def command(
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(server, mesh, _greeting(server, mesh, notice, keys=len(settings.keys))))
+        greeting = _greeting(server, mesh, notice, keys=len(settings.keys))
+        runner.run(_serve(server, mesh, greeting, Reloading(mesh, server, file, loaded.proxy)))
     return 0
 
 
-async def _serve(server: ProxyServer, mesh: ModelMesh, greeting: Sequence[str]) -> None:
+async def _serve(server: ProxyServer, mesh: ModelMesh, greeting: Sequence[str], reloading: Reloading) -> None:
     loop = asyncio.get_running_loop()
     asked = 0
 
@@ -149,11 +152,67 @@ async def _serve(server: ProxyServer, mesh: ModelMesh, greeting: Sequence[str]) 
             loop.add_signal_handler(number, stop)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        loop.add_signal_handler(signal.SIGHUP, reloading.request)
     try:
         await server.serve(ready=ready)
     finally:
+        await reloading.finish()
         # Here, because connections to providers belong to this loop.
         await mesh.ashutdown()
+
+
+class Reloading:
+    """Reads the configuration again when it is asked to, one time after the other.
+
+    Args:
+        mesh: What goes on with it.
+        server: Keeps its secrets out of answers.
+        file: The configuration, or None where there is none to read again.
+        proxy: The server's own section as it was at the start.
+    """
+
+    def __init__(self, mesh: ModelMesh, server: ProxyServer, file: str | None, proxy: ProxyConfig) -> None:
+        self._mesh = mesh
+        self._server = server
+        self._file = file
+        self._proxy = proxy
+        self._running: asyncio.Task[None] | None = None
+        self._wanted = False
+
+    def request(self) -> None:
+        """Begin to read it, off the loop that serves; asked while it is being read, it is read once more afterwards."""
+        self._wanted = True
+        if self._running is None or self._running.done():
+            self._running = asyncio.get_running_loop().create_task(self._reload())
+
+    async def finish(self) -> None:
+        """Wait for what was begun."""
+        self._wanted = False
+        if self._running is not None:
+            await self._running
+
+    async def _reload(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            for line in await asyncio.to_thread(self._read):
+                click.echo(line, err=True)
+
+    def _read(self) -> list[str]:
+        """Go on with the file as it is now; return what to tell about it."""
+        if self._file is None:
+            return ["nothing to reload: there is no configuration file"]
+        try:
+            source = MeshConfig.from_file(self._file)
+            loaded = load_config(source, connectors=self._mesh.plugins, environ=os.environ)
+            self._server.hide(loaded.known_secrets())
+            self._mesh.reload_config(source)
+        except ModelMeshError as error:
+            return [f"{self._file} was not taken over; what runs stays as it is", _lines(error)]
+        lines = [f"reloaded {self._file}: {', '.join(self._mesh.list_pools())}"]
+        if loaded.proxy != self._proxy:
+            lines.append("  the section proxy has changed; that takes a restart")
+        return lines
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

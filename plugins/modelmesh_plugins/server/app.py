@@ -24,6 +24,7 @@ def create_app(
     *,
     activity: Activity | None = None,
     secrets: Iterable[str] = (),
+    redactor: Redactor | None = None,
 ) -> ASGIApp:
     """Return an ASGI application in front of a mesh, for any server to run.
 
@@ -32,10 +33,13 @@ def create_app(
         settings: Keys, endpoints and limits; host and port are the server's own matter.
         activity: Is kept up to date.
         secrets: Values that must appear in no answer.
+        redactor: Takes them out; its owner may add to it while the application runs.
     """
     settings = settings or ServerSettings()
     activity = activity or Activity()
-    redactor = Redactor((*secrets, *(key.get_secret_value() for key in settings.keys)))
+    redactor = redactor or Redactor()
+    for secret in (*secrets, *(key.get_secret_value() for key in settings.keys)):
+        redactor.add(secret)
 
     def render(error: ApiError) -> dict[str, Any]:
         body: dict[str, Any] = redactor.value(error.body())

@@ -16,6 +16,7 @@ import uvicorn
 
 from modelmesh.errors import UsageError
 from modelmesh.mesh import ModelMesh
+from modelmesh.redaction import Redactor
 from modelmesh_plugins.server.app import create_app
 from modelmesh_plugins.server.guard import Activity
 from modelmesh_plugins.server.settings import ServerSettings
@@ -61,7 +62,8 @@ class ProxyServer:
         self._settings = settings or ServerSettings()
         self._mesh = mesh
         self._activity = Activity()
-        self._app = create_app(mesh, self._settings, activity=self._activity, secrets=secrets)
+        self._redactor = Redactor()
+        self._app = create_app(mesh, self._settings, activity=self._activity, secrets=secrets, redactor=self._redactor)
         self._socket: socket.socket | None = None
         self._server: _Listener | None = None
         self._thread: threading.Thread | None = None
@@ -98,6 +100,11 @@ class ProxyServer:
             self._activity.active,
             self._activity.total,
         )
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Let further values appear in no answer: those of a configuration that was loaded meanwhile."""
+        for secret in secrets:
+            self._redactor.add(secret)
 
     def bind(self) -> None:
         """Take the port, so that whatever is wrong with it is known before anything else happens.
