@@ -103,6 +103,13 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
         last = yield from _retries(call, list(failed.values()), failed)
         if last is None:
             return
+    for member in _returned(call, failed):  # during the waits
+        _check_caps(call, last)
+        error = yield member
+        if error is None:
+            return
+        last = _returned_unless_rotatable(error)
+        failed[member.model_id] = (member, last)
     if not call.has_time_for(0.0):
         raise call.late() from last
     raise call.exhausted(last)
@@ -125,6 +132,11 @@ def _walk(call: Call, chosen: Member, others: Iterable[Member], failed: Failures
         elif member.active:
             yield member
     yield from (member for member in late if member.active)
+    yield from _returned(call, failed)
+
+
+def _returned(call: Call, failed: Failures) -> Iterator[Member]:
+    """Yield those that rested when the request was routed, are active now and were not called for it."""
     for member in call.route.rested():
         if member.active and member.model_id not in failed:
             yield member

@@ -78,7 +78,7 @@ class Driver:
         self, call: Call, member: Member, before: ProviderError | None
     ) -> ProviderResponse | ProviderError:
         """Make one call under a claim on its limits, if they grant it."""
-        hold = await self.limits.reserve(call, member)
+        hold = await self._reserve(call, member)
         if isinstance(hold, ProviderError):
             return hold
         answer: ProviderResponse | ProviderError | None = None
@@ -87,6 +87,17 @@ class Driver:
         finally:
             await self.limits.close(call, hold, answer if isinstance(answer, ProviderError) else None)
         return answer
+
+    async def _reserve(self, call: Call, member: Member) -> Hold | ProviderError:
+        """Claim a member's limits, for no longer than the request has time."""
+        left = None if call.deadline_at is None else call.deadline_at - call.clock.monotonic()
+        try:
+            with self._deadlines.within(left) as timer:
+                return await self.limits.reserve(call, member)
+        except TimeoutError:
+            if not timer.expired:
+                raise
+            return ProviderTimeoutError(f"the limits of {member.model_id} were not checked in time", sent=False)
 
     async def _attempt(
         self, call: Call, member: Member, before: ProviderError | None
@@ -169,7 +180,7 @@ class Driver:
                 assert isinstance(step, Member)
                 hold: Hold | None = None
                 if step.is_limited:
-                    granted = await self.limits.reserve(call, step)
+                    granted = await self._reserve(call, step)
                     if isinstance(granted, ProviderError):
                         error = granted
                         step = steps.send(error)
