@@ -246,6 +246,12 @@ class Member:
         """Whether a rest for this reason is one that an answer ends."""
         return reason in _HEALING
 
+    def is_ended_by(self, trigger: RecoveryTrigger) -> bool:
+        """Whether what ended the model's rest elsewhere ends the rest it has here, which may be for something else."""
+        if trigger is RecoveryTrigger.MANUAL:
+            return True
+        return self.reason in (_CALENDAR if trigger is RecoveryTrigger.QUOTA_RESET else _IN_DOUBT)
+
     def may_have_healed(self) -> bool:
         """Whether it rests only because calls failed, so that a request with nobody else may try it."""
         return not self.active and self.reason in _HEALING

@@ -97,7 +97,9 @@ class SharedMoves:
                 return
             now = self._clock.monotonic()
             if said["active"]:
-                pool.recover_member(member, RecoveryTrigger(said["trigger"]), now=now, told=False)
+                trigger = RecoveryTrigger(said["trigger"])
+                if member.is_ended_by(trigger):
+                    pool.recover_member(member, trigger, now=now, told=False)
             elif not (member.would_heal(str(said["reason"])) and pool.is_last_active(member)):
                 pool.deactivate_member(member, str(said["reason"]), rest=said["rest"], now=now, told=False)
         except (KeyError, ValueError, TypeError):
