@@ -125,8 +125,8 @@ def main() -> None:
             print(f"| {name} | {asyncio.run(measure(make(), chosen.rounds))} |", flush=True)
         sections = {
             "memory": {"connector": "modelmesh.memory.v1"},
-            "Redis": {"connector": "modelmesh.redis.v1", "url": redis.url},
-            "PostgreSQL": {"connector": "modelmesh.postgres.v1", "url": postgres.url},
+            "Redis": {"connector": "modelmesh.redis.v1", "url": redis.url, "timeout": 30, "call_timeout": 30},
+            "PostgreSQL": {"connector": "modelmesh.postgres.v1", "url": postgres.url, "timeout": 30, "call_timeout": 30},
         }
         with loopback.server() as url:
             costs = asyncio.run(request_cpu(sections, url))
