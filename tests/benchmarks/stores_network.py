@@ -126,7 +126,12 @@ def main() -> None:
         sections = {
             "memory": {"connector": "modelmesh.memory.v1"},
             "Redis": {"connector": "modelmesh.redis.v1", "url": redis.url, "timeout": 30, "call_timeout": 30},
-            "PostgreSQL": {"connector": "modelmesh.postgres.v1", "url": postgres.url, "timeout": 30, "call_timeout": 30},
+            "PostgreSQL": {
+                "connector": "modelmesh.postgres.v1",
+                "url": postgres.url,
+                "timeout": 30,
+                "call_timeout": 30,
+            },
         }
         with loopback.server() as url:
             costs = asyncio.run(request_cpu(sections, url))
