@@ -355,3 +355,13 @@ def test_what_is_remembered_of_texts_is_bounded() -> None:
     assert len(redactor._clean) <= 4_096
     assert len(redactor._names) <= 4_096
     assert redactor.text("x" * 10_000) not in redactor._clean
+
+
+def test_a_request_id_of_ones_own_passes_unread_and_nothing_that_only_looks_like_it() -> None:
+    """What follows the trusted beginning must be a number, and a short one."""
+    redactor = Redactor(["canary-secret-value"])
+    redactor.trust("req_0123456789ab_")
+
+    assert redactor.text("req_0123456789ab_1f") == "req_0123456789ab_1f"
+    assert redactor.text("req_0123456789ab_canary-secret-value") == f"req_0123456789ab_{REDACTED}"
+    assert redactor.text("req_0123456789ab_ sk-abcdefghijklmnopqrst").endswith(REDACTED)

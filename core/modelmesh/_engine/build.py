@@ -210,6 +210,8 @@ def assemble(
     kept = None if before is None or not is_same_store(before.configuration, configuration) else before.state_store
     store = kept or build_state_store(configuration.storage, plugins, telemetry, clock, random)
     limits = build_limits(configuration.storage, store, plugins, telemetry, clock, random)
+    ids = RequestIds(random) if before is None else before.engine.request_ids
+    dispatcher.redactor.trust(ids.prefix)
     engine = Engine(
         clock,
         random,
@@ -217,7 +219,7 @@ def assemble(
         telemetry,
         statistics,
         loop,
-        RequestIds(random) if before is None else before.engine.request_ids,
+        ids,
         before.engine.batches
         if before is not None and kept is not None
         else Batches(store, clock, random, telemetry, providers, lambda *asked: ask(router, *asked)),

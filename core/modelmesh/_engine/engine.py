@@ -23,12 +23,12 @@ class RequestIds:
     """Request IDs: a random prefix for the mesh and a running number, so they cost nothing and sort by age."""
 
     def __init__(self, random: Random) -> None:
-        self._prefix = f"req_{int(random.random() * 2**48):012x}_"
+        self.prefix = f"req_{int(random.random() * 2**48):012x}_"
         self._numbers = count(1)
 
     def __call__(self) -> str:
         """Return the next one."""
-        return f"{self._prefix}{next(self._numbers):x}"
+        return f"{self.prefix}{next(self._numbers):x}"
 
 
 @dataclass(slots=True)

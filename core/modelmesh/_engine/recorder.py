@@ -375,16 +375,17 @@ class Recorder:
         component = f"provider.{member.provider_id}"
         if success:
             if telemetry.wants_info:
+                # The decision is told here: a line of its own for each request would cost as much again.
                 facts = {
                     "request_id": call.request_id,
                     "attempt": len(call.attempts),
                     "latency_ms": round(record.latency_ms, 3),
                     "tokens_in": record.tokens_in,
                     "tokens_out": record.tokens_out,
+                    "pool": call.pool.name,
+                    "reason": call.route.selection.reason,
                 }
                 telemetry.trace(Severity.INFO, component, f"{member.model_id} answered", facts)
-            # What most requests are is told by the lines of the decision and of the provider; a third one for each
-            # would cost as much as either, so the router only adds where there was trouble on the way.
             severity = Severity.INFO if len(call.attempts) > 1 else Severity.DEBUG
             if telemetry.dispatcher.wants_trace(severity):
                 done = {

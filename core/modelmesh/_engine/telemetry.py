@@ -16,13 +16,7 @@ from modelmesh.interfaces.runtime import Clock
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
     from modelmesh._engine.events import EventEmitter
-    from modelmesh._engine.pipeline import PipelineResult
     from modelmesh._engine.request_log import RequestLogger
-
-RANKED_AT_INFO = 32
-"""Candidates up to which they are put in order for the INFO trace of each request."""
-SHOWN_AT_INFO = 3
-"""How many of the next candidates that trace shows."""
 
 
 class Telemetry:
@@ -116,28 +110,13 @@ class Telemetry:
                 "model": route.selected.model_id,
                 "provider": route.selected.provider_id,
                 "delivery_mode": call.delivery_mode,
-                **self.decision(call),
+                "pool": call.pool.name,
+                "reason": route.selection.reason,
+                "candidates": len(route.candidates),
+                "fallback_chain": route.fallback_ids(),
                 "routing_latency_us": round(call.overhead_us(), 1),
             },
         )
-
-    def decision(self, call: Call) -> dict[str, Any]:
-        """Return the facts of a routing decision: from where, why, and who would have been next."""
-        route = call.route
-        return {
-            "pool": call.pool.name,
-            "reason": route.selection.reason,
-            "candidates": len(route.candidates),
-            "fallback_chain": self._fallback_chain(route),
-        }
-
-    def _fallback_chain(self, route: PipelineResult) -> list[str] | None:
-        """Return who would be called next: all of them at DEBUG, the first few where an INFO line is all there is."""
-        if self.wants_debug:
-            return route.fallback_ids()
-        if len(route.candidates) > RANKED_AT_INFO:
-            return None
-        return route.fallback_ids()[:SHOWN_AT_INFO]
 
     def unrouted(self, capability: str, request_id: str, error: ModelMeshError) -> None:
         """Trace a request for which no model was found; a name that does not exist is the caller's mistake."""

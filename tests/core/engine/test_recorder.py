@@ -109,17 +109,16 @@ def test_an_event_filter_lets_groups_through(build: Build) -> None:
 
 
 def test_traces_tell_the_story_of_a_request(build: Build) -> None:
-    """Decision and success at INFO, the failure at WARNING, in this order, under one request ID."""
-    world = build(a=[down()], b=[], observe={})
+    """The decision at DEBUG, the failure at WARNING, success at INFO, in this order, under one request ID."""
+    world = build(a=[down()], b=[], observe=DEBUG)
     reply = world.ask()
 
     told = [entry for entry in world.seen().traces if entry.metadata.get("request_id")]
-    story = [
-        next(i for i, entry in enumerate(told) if said in entry.message) for said in ("to a", "a failed", "b answered")
-    ]
+    lines = ("goes to a", "a failed", "b answered")
+    story = [next(place for place, entry in enumerate(told) if line in entry.message) for line in lines]
 
     assert story == sorted(story)
-    assert [told[place].severity for place in story] == [Severity.INFO, Severity.WARNING, Severity.INFO]
+    assert [told[place].severity for place in story] == [Severity.DEBUG, Severity.WARNING, Severity.INFO]
     assert {entry.metadata["request_id"] for entry in told} == {reply.metadata["request_id"]}
 
 
