@@ -145,6 +145,29 @@ def test_large_messages_are_heard(shared: Any) -> None:
     asyncio.run(scenario())
 
 
+def test_no_message_of_many_is_lost(shared: Any) -> None:
+    """While the connection stands, each message is heard once and in order, however fast they come."""
+
+    async def scenario() -> None:
+        here, there = shared.make(), shared.make()
+        listener = here.subscribe("news")
+        try:
+            await _heard(there, listener, b"begin")
+            for number in range(300):
+                await there.publish("news", b"%d" % number)
+            heard: list[bytes] = []
+            async with asyncio.timeout(10.0):
+                while heard[-1:] != [b"299"]:
+                    heard.append(await anext(listener))
+            assert [message for message in heard if message != b"begin"] == [b"%d" % number for number in range(300)]
+        finally:
+            await listener.aclose()
+            await here.close()
+            await there.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_cancelled_call_hurts_nobody(shared: Any) -> None:
     """Tasks that are cancelled while they wait leave the connection as it was, and the others their answers."""
 

@@ -38,6 +38,7 @@ class Listener:
         self._look = asyncio.Event()
         self._confirmed: set[str] = set()
         self._confirming: set[asyncio.Future[None]] = set()
+        self._heard_at = 0.0
 
     def subscribe(self, channel: str) -> AsyncGenerator[bytes, None]:
         """Yield what is published from the moment on that the server knows of the subscription."""
