@@ -38,6 +38,8 @@ _LEASE_MARGIN = 30.0
 """Seconds by which a lease outlasts the longest attempt."""
 _FOREVER = 400 * 86_400.0
 """Seconds an account without a window is kept after its last change."""
+_AFTERWARDS = 3 * 86_400.0
+"""Seconds a window's account is kept after its end: a clock that was put forward may be put back into it."""
 _PROMPT_MARGIN = 1.25
 """How much larger than estimated a prompt is taken to be: estimates err on the side of having spent."""
 
@@ -123,7 +125,7 @@ class Limit:
         if self.window is None:
             return WindowClaim(self.account, amount, limit, _FOREVER)
         name, ends = self.window.at(now)
-        return WindowClaim(f"{self.account}/{name}", amount, limit, ends - now + 86_400.0)
+        return WindowClaim(f"{self.account}/{name}", amount, limit, ends - now + _AFTERWARDS)
 
 
 @dataclass(frozen=True, slots=True)
