@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEY = "state/mesh"
 CORRUPT_KEY = "state/mesh.corrupt"
+ROUTING_KEY = "state/routing"
+"""Where processes that share a store keep who rests just now, whatever the sync policy."""
 COALESCE_SECONDS = 0.1
 """Changes within this time are one write, under the policy ``immediate``."""
 

@@ -36,7 +36,7 @@ from modelmesh._engine.recorder import Recorder
 from modelmesh._engine.registry import ModelRegistry
 from modelmesh._engine.request_log import RequestLogger
 from modelmesh._engine.resolver import CapabilityResolver
-from modelmesh._engine.shared_moves import SharedMoves
+from modelmesh._engine.shared_routing import SharedRouting
 from modelmesh._engine.telemetry import Telemetry
 from modelmesh.errors import ModelMeshError
 from modelmesh.interfaces.observability import Severity, TraceEntry
@@ -70,7 +70,7 @@ class Graph:
     state_store: StateStore | None = None
     prober: Prober | None = None
     state_manager: StateManager | None = None
-    shared_moves: SharedMoves | None = None
+    shared_routing: SharedRouting | None = None
     flushing: PeriodicFlush | None = None
     observers: list[Observer] = field(default_factory=list)
     background: list[Future[None]] = field(default_factory=list)
@@ -110,8 +110,8 @@ class Graph:
         start = self.engine.loop.start
         if self.state_manager is not None:
             self.background.append(start(self.state_manager.run()))
-        if self.shared_moves is not None:
-            self.background.append(start(self.shared_moves.run()))
+        if self.shared_routing is not None:
+            self.background.append(start(self.shared_routing.run()))
         if self.prober is not None and self.prober.is_wanted:
             self.background.append(start(self.prober.run()))
 
@@ -239,8 +239,8 @@ def assemble(
     size_error_windows(pools)
     graph.state_manager = build_state_manager(configuration.storage, graph, telemetry, clock)
     if store.guarantees.shared_between_processes:
-        graph.shared_moves = SharedMoves(store, pools, clock, random, telemetry, loop)
-        graph.shared_moves.attach()
+        graph.shared_routing = SharedRouting(store, pools, providers, clock, random, telemetry, loop)
+        graph.shared_routing.attach()
     return graph
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelmesh._engine.changes import Changes
@@ -64,6 +65,10 @@ class ProviderService:
         limits: What may be spent there and taken from it.
         concurrency: Calls of this process that may run at once; None for any number.
         statistics: Where its downtime goes; None for nowhere.
+        is_moving: Whether its models are being moved just now because of it.
+        on_move: Told when its models were put to rest for it until so and so (monotonic time), or came back by a
+            trigger; not of what other processes told.
+        on_rate_limits: Told of what an answer said, if it was news.
     """
 
     __slots__ = (
@@ -73,9 +78,12 @@ class ProviderService:
         "connector",
         "connector_id",
         "deactivated",
+        "is_moving",
         "limits",
         "models",
         "name",
+        "on_move",
+        "on_rate_limits",
         "rate_limits",
         "state",
         "statistics",
@@ -106,15 +114,20 @@ class ProviderService:
         self.troubles = 0
         self.limits: tuple[Limit, ...] = ()
         self.concurrency: int | None = None
+        self.is_moving = False
+        self.on_move: Callable[[ProviderService, RecoveryTrigger | None, float], None] | None = None
+        self.on_rate_limits: Callable[[ProviderService, RateLimitStatus], None] | None = None
 
     def __repr__(self) -> str:
         return f"ProviderService({self.name!r}, available={self.is_available()})"
 
-    def take_rate_limits(self, status: RateLimitStatus) -> None:
-        """Keep what an answer said about rate limits."""
+    def take_rate_limits(self, status: RateLimitStatus, *, told: bool = True) -> None:
+        """Keep what an answer said about rate limits; others are ``told``, unless it is from them."""
         if status != self.rate_limits:
             self.rate_limits = status
             self.changes.note_provider(self.name)
+            if told and self.on_rate_limits is not None:
+                self.on_rate_limits(self, status)
 
     def is_available(self) -> bool:
         """Whether it may be called."""
@@ -155,7 +168,7 @@ class ProviderService:
         known.__cause__ = error
         return known
 
-    def deactivate(self, cause: str, *, auth: bool, rest: float, now: float) -> None:
+    def deactivate(self, cause: str, *, auth: bool, rest: float, now: float, told: bool = True) -> None:
         """Move every model of this provider to standby, in all pools.
 
         Args:
@@ -163,6 +176,7 @@ class ProviderService:
             auth: Whether the credential is at fault rather than the service.
             rest: Seconds until the provider may be tried again.
             now: Monotonic time.
+            told: Whether other processes are told; not of what is from them.
         """
         self.deactivated = cause
         if auth:
@@ -171,11 +185,18 @@ class ProviderService:
             self.state.available = False
         if self.statistics is not None:
             self.statistics.record_down(StatsScope.PROVIDER, self.name)
-        for model in self.models:
-            for member in model.members:
-                member.pool.deactivate_member(member, DeactivationReason.PROVIDER_UNAVAILABLE, rest=rest, now=now)
+        reason = DeactivationReason.PROVIDER_UNAVAILABLE
+        self.is_moving = True
+        try:
+            for model in self.models:
+                for member in model.members:
+                    member.pool.deactivate_member(member, reason, rest=rest, now=now, told=told)
+        finally:
+            self.is_moving = False
+        if told and self.on_move is not None:
+            self.on_move(self, None, now + rest)
 
-    def recover(self, trigger: RecoveryTrigger, now: float) -> None:
+    def recover(self, trigger: RecoveryTrigger, now: float, *, told: bool = True) -> None:
         """Make the provider callable again, and the models that its trouble had put in standby active."""
         self.deactivated = None
         self.troubles = 0
@@ -184,10 +205,16 @@ class ProviderService:
         if self.statistics is not None:
             self.statistics.record_up(StatsScope.PROVIDER, self.name)
         self._telemetry.event(EventType.PROVIDER_RECOVERED, provider_id=self.name, metadata={"trigger": trigger.value})
-        for model in self.models:
-            for member in model.members:
-                if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
-                    member.pool.recover_member(member, trigger, now=now)
+        self.is_moving = True
+        try:
+            for model in self.models:
+                for member in model.members:
+                    if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
+                        member.pool.recover_member(member, trigger, now=now, told=told)
+        finally:
+            self.is_moving = False
+        if told and self.on_move is not None:
+            self.on_move(self, trigger, now)
         self._telemetry.event(
             EventType.PROVIDER_HEALTH_CHANGED,
             provider_id=self.name,

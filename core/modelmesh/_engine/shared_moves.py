@@ -1,28 +1,24 @@
-"""What one process learns about a model's health, others are told: moves between active and standby, over the store.
+"""What one process learns about the health of models and providers, others are told: moves to standby and back.
 
-Messages are hints. One that is lost costs a process a failed call, by which it learns the same.
+A provider's outage is one fact, however many models it has. What is told is a hint: a process takes nobody away
+whom it could not do without, and learns by its own calls what it was not told.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modelmesh._engine.pool import NEVER
-from modelmesh.errors import ModelMeshError
-from modelmesh.interfaces.observability import Severity
+from modelmesh.interfaces.observability import EventType
 from modelmesh.interfaces.strategy import RecoveryTrigger
 
 if TYPE_CHECKING:
-    from modelmesh._engine.loop_thread import LoopThread
     from modelmesh._engine.pool import CapabilityPool, Member
+    from modelmesh._engine.provider_service import ProviderService
+    from modelmesh._engine.shared_facts import Fact, SharedFacts
     from modelmesh._engine.telemetry import Telemetry
-    from modelmesh.interfaces.runtime import Clock, Random
-    from modelmesh.interfaces.state_store import StateStore
-
-CHANNEL = "moves"
+    from modelmesh.interfaces.runtime import Clock
 
 _SHARED_RECOVERIES = frozenset(
     {RecoveryTrigger.MANUAL, RecoveryTrigger.PROBE_SUCCESS, RecoveryTrigger.STARTUP_PROBE, RecoveryTrigger.QUOTA_RESET}
@@ -35,72 +31,96 @@ class SharedMoves:
 
     def __init__(
         self,
-        store: StateStore,
+        facts: SharedFacts,
         pools: Mapping[str, CapabilityPool],
+        providers: Mapping[str, ProviderService],
         clock: Clock,
-        random: Random,
         telemetry: Telemetry,
-        loop: LoopThread,
     ) -> None:
-        self._store = store
+        self._facts = facts
         self._pools = pools
+        self._providers = providers
         self._clock = clock
         self._telemetry = telemetry
-        self._loop = loop
-        self._own = f"{int(random.random() * 2**48):012x}"
 
     def attach(self) -> None:
         """Hear of every move from now on."""
         for pool in self._pools.values():
-            pool.on_move = self._tell
+            pool.on_move = self._tell_member
+        for provider in self._providers.values():
+            provider.on_move = self._tell_provider
+        self._facts.on("member", self._take_member)
+        self._facts.on("provider", self._take_provider)
 
-    def _tell(self, member: Member, trigger: RecoveryTrigger | None) -> None:
-        """Tell of a move: to standby, or by ``trigger`` to active. Called on any thread; returns at once."""
+    # --- telling ----------------------------------------------------------------
+
+    def _tell_member(self, member: Member, trigger: RecoveryTrigger | None) -> None:
+        if member.model.provider.is_moving or (trigger is not None and trigger not in _SHARED_RECOVERIES):
+            return
+
+        def fact() -> Fact | None:
+            if member.active is (trigger is None):
+                return None  # it has moved again
+            said = {"pool": member.pool.name, "model": member.model_id, "active": member.active}
+            if trigger is not None:
+                return {**said, "trigger": trigger.value}
+            return {**said, "reason": member.reason, "rest": self._left(member.due)}
+
+        self._facts.tell("member", f"{member.pool.name}\n{member.model_id}", fact, kept=True)
+
+    def _tell_provider(self, provider: ProviderService, trigger: RecoveryTrigger | None, due: float) -> None:
         if trigger is not None and trigger not in _SHARED_RECOVERIES:
             return
-        rest = None if member.due == NEVER else max(0.0, member.due - self._clock.monotonic())
-        message = {
-            "from": self._own,
-            "pool": member.pool.name,
-            "model": member.model_id,
-            "active": member.active,
-            "reason": member.reason,
-            "rest": rest,
-            "trigger": None if trigger is None else trigger.value,
-        }
-        with suppress(ModelMeshError):  # the mesh is being shut down: there is nobody left to tell
-            self._loop.start(self._publish(json.dumps(message).encode()))
 
-    async def _publish(self, message: bytes) -> None:
-        try:
-            await self._store.publish(CHANNEL, message)
-        except ModelMeshError as error:
-            self._telemetry.trace(Severity.WARNING, "storage", "others could not be told of a move", error=str(error))
+        def fact() -> Fact | None:
+            if (provider.deactivated is not None) is (trigger is not None):
+                return None
+            if trigger is not None:
+                return {"provider": provider.name, "active": True, "trigger": trigger.value}
+            return {
+                "provider": provider.name,
+                "active": False,
+                "cause": provider.deactivated,
+                "auth": not provider.state.auth_valid,
+                "rest": self._left(due),
+            }
 
-    async def run(self) -> None:
-        """Take over what others tell, for as long as it runs; a lost connection is tried again."""
-        while True:
-            try:
-                async with aclosing(self._store.subscribe(CHANNEL)) as messages:
-                    async for message in messages:
-                        self._take(message)
-            except ModelMeshError as error:
-                self._telemetry.trace(Severity.WARNING, "storage", "moves of others are not heard", error=str(error))
-            await self._clock.sleep(1.0)
+        self._facts.tell("provider", provider.name, fact, kept=True)
 
-    def _take(self, message: bytes) -> None:
-        try:
-            said: dict[str, Any] = json.loads(message)
-            pool = self._pools[said["pool"]]
-            member = pool.members[said["model"]]
-            if said["from"] == self._own:
-                return
-            now = self._clock.monotonic()
-            if said["active"]:
-                trigger = RecoveryTrigger(said["trigger"])
-                if member.is_ended_by(trigger):
-                    pool.recover_member(member, trigger, now=now, told=False)
-            elif not (member.would_heal(str(said["reason"])) and pool.is_last_active(member)):
-                pool.deactivate_member(member, str(said["reason"]), rest=said["rest"], now=now, told=False)
-        except (KeyError, ValueError, TypeError):
-            return  # of a process with another configuration, or another version
+    def _left(self, due: float) -> float | None:
+        return None if due == NEVER else max(0.0, due - self._clock.monotonic())
+
+    # --- taking over ------------------------------------------------------------
+
+    def _take_member(self, said: Fact) -> None:
+        pool = self._pools[said["pool"]]
+        member = pool.members[said["model"]]
+        now = self._clock.monotonic()
+        if said["active"]:
+            pool.recover_member(member, RecoveryTrigger(said["trigger"]), now=now, told=False)
+        elif not (member.would_heal(str(said["reason"])) and pool.is_last_active(member)):
+            pool.deactivate_member(member, str(said["reason"]), rest=said["rest"], now=now, told=False)
+
+    def _take_provider(self, said: Fact) -> None:
+        provider = self._providers[said["provider"]]
+        now = self._clock.monotonic()
+        if said["active"]:
+            if provider.deactivated is not None:
+                provider.recover(RecoveryTrigger(said["trigger"]), now, told=False)
+        elif provider.deactivated is None and not _is_all_there_is(provider):
+            cause, rest = str(said["cause"]), said["rest"]
+            self._telemetry.event(
+                EventType.PROVIDER_DEACTIVATED, provider_id=provider.name, metadata={"cause": cause, "cooldown": rest}
+            )
+            provider.deactivate(
+                cause, auth=bool(said["auth"]), rest=NEVER if rest is None else float(rest), now=now, told=False
+            )
+
+
+def _is_all_there_is(provider: ProviderService) -> bool:
+    """Whether some pool would be left without anybody: the trouble may be the other process's own network or key."""
+    pools = {member.pool.name: member.pool for model in provider.models for member in model.members if member.active}
+    return any(
+        all(member.provider_id == provider.name for member in pool.members.values() if member.active)
+        for pool in pools.values()
+    )

@@ -18,7 +18,7 @@ from modelmesh.config import load_config
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.state_store import StateStore
 from modelmesh.plugins import PluginHost
-from modelmesh.state_manager import CORRUPT_KEY, KEY, SystemState
+from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState
 
 Result = TypeVar("Result")
 
@@ -109,6 +109,7 @@ def reset(config: str, yes: bool) -> int:
 
     async def forget(store: StateStore) -> bool:
         await store.delete(CORRUPT_KEY)
+        await store.delete(ROUTING_KEY)
         return await store.delete(KEY)
 
     click.echo("the state is forgotten" if _with_store(config, forget) else "no state was saved")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 from modelmesh import ModelMesh, PluginHost
 from modelmesh.errors import ProviderServerError
+from modelmesh.interfaces.provider import RateLimitStatus
 from modelmesh.interfaces.strategy import RecoveryTrigger
 from modelmesh.router import CompletionRequest
+from modelmesh.state_manager import ROUTING_KEY
 from modelmesh_cdk.testing import ScriptedProvider
 from modelmesh_cdk.testing.scripted import fail
 
@@ -103,3 +106,75 @@ def test_the_last_model_is_not_taken_from_a_process_by_another(process: Process)
 
     assert not until(first, second, "a", active=False, rounds=8)
     assert ask(second) == "a"
+
+
+def test_a_providers_outage_is_one_fact(process: Process) -> None:
+    """However many models it has; the second process knows the provider itself as unavailable, and for what."""
+    first, second = process(models="ab"), process(models="ab")
+    down, there = (mesh._built().providers["a"] for mesh in (first, second))
+
+    down.deactivate("auth_failure", auth=True, rest=60.0, now=member(first, "a").pool.clock.monotonic())
+
+    assert until_told(lambda: there.deactivated == "auth_failure")
+    assert not there.state.auth_valid
+    assert member(second, "a").reason == "provider_unavailable"
+    facts = asyncio.run(_record(first))
+    assert list(facts) == ["provider:a"]
+
+    down.recover(RecoveryTrigger.PROBE_SUCCESS, member(first, "a").pool.clock.monotonic())
+
+    assert until_told(lambda: there.is_available() and member(second, "a").active)
+
+
+def test_an_outage_elsewhere_leaves_no_pool_without_anybody(process: Process) -> None:
+    """It may be the other process's own network or key; this one finds out by its own calls."""
+    first, second, third = process(), process(models="a"), process()
+    now = member(first, "a").pool.clock.monotonic()
+
+    first._built().providers["a"].deactivate("api_outage", auth=False, rest=60.0, now=now)
+
+    assert until_told(lambda: not third._built().providers["a"].is_available())
+    assert ask(second) == "a"
+
+
+def test_a_process_that_starts_later_learns_who_rests(process: Process) -> None:
+    """Nobody tells it again."""
+    first = process(FAILING)
+    ask(first)
+    assert until_told(lambda: "member:chat-completion\na" in asyncio.run(_record(first)))
+
+    second = process()
+
+    assert until_told(lambda: not member(second, "a").active)
+    assert ask(second) == "b"
+
+
+def test_headroom_read_here_is_known_there(process: Process) -> None:
+    """Within a second, over the store."""
+    first, second = process(), process()
+    here, there = (mesh._built().providers["a"] for mesh in (first, second))
+    remaining = iter(range(1_000, 0, -100))
+
+    def heard() -> bool:
+        here.take_rate_limits(RateLimitStatus(next(remaining), requests_limit=1_000))
+        return there.rate_limits is not None
+
+    assert until_told(heard, rounds=10)
+
+
+def until_told(holds: Callable[[], bool], rounds: int = 60) -> bool:
+    """Wait until it holds; False after some rounds of a tenth of a second."""
+    waiting = threading.Event()
+    for _ in range(rounds):
+        if holds():
+            return True
+        waiting.wait(0.1)
+    return False
+
+
+async def _record(mesh: ModelMesh) -> dict[str, Any]:
+    """Read the facts that the store keeps."""
+    store = mesh._built().state_store
+    assert store is not None
+    record = await store.load(ROUTING_KEY)
+    return {} if record is None else dict(json.loads(record.data))

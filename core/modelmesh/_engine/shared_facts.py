@@ -1,0 +1,240 @@
+"""Facts that processes tell one another over the store they share: gathered, kept as long as they hold, and heard.
+
+What is told within a quarter of a second goes out as one message. Facts that are to be ``kept`` stand in one record of
+the store besides, each under the record's version that brought it: versions order facts whoever told them, and a
+process that starts later, or missed a message, reads there what holds.
+
+Nothing here is on a request's path, and nothing depends on it: a process that hears nothing learns the same by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+
+from modelmesh.errors import ModelMeshError
+from modelmesh.interfaces.observability import Severity
+from modelmesh.state_manager import ROUTING_KEY
+
+if TYPE_CHECKING:
+    from modelmesh._engine.loop_thread import LoopThread
+    from modelmesh._engine.telemetry import Telemetry
+    from modelmesh.interfaces.runtime import Clock, Random
+    from modelmesh.interfaces.state_store import StateStore
+
+CHANNEL = "routing"
+
+PACE_SECONDS = 0.25
+"""Between two messages of one process; what is told meanwhile goes with the next one."""
+
+LOOK_SECONDS = 5.0
+"""Between two looks at the record's version, for messages that were lost."""
+
+AGAIN_SECONDS = 1.0
+"""Before facts that the store did not take are told once more, and before listening is tried again."""
+
+KEPT_SECONDS = 86_400.0
+"""How long a fact without an end of its own is kept if it only says that all is well."""
+
+_TRIES = 20
+"""How often a record that others write at the same time is tried."""
+
+Fact = Mapping[str, Any]
+Make = Callable[[], Fact | None]
+
+
+class SharedFacts:
+    """Tells other processes facts, and hands theirs to whoever asked for that kind.
+
+    A fact is plain data. Its ``rest``, if it has one, says for how many seconds from now it holds, None for as long as
+    nobody says otherwise.
+    """
+
+    def __init__(self, store: StateStore, clock: Clock, random: Random, telemetry: Telemetry, loop: LoopThread) -> None:
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._telemetry = telemetry
+        self._loop = loop
+        self._own = f"{int(random.random() * 2**48):012x}"
+        self._takers: dict[str, Callable[[Fact], None]] = {}
+        self._guard = threading.Lock()
+        self._pending: dict[str, tuple[Make, bool]] = {}
+        self._is_sending = False
+        self._sent_at = float("-inf")
+        self._version = 0
+        self._heard: dict[str, int] = {}
+
+    def on(self, kind: str, take: Callable[[Fact], None]) -> None:
+        """Hand over what others tell of a kind; ``take`` runs on the mesh's own loop."""
+        self._takers[kind] = take
+
+    def tell(self, kind: str, name: str, make: Make, *, kept: bool = False) -> None:
+        """Tell others, soon; called on any thread, returns at once.
+
+        Args:
+            kind: Who takes it there.
+            name: What it is about: a later fact of the same kind and name takes the place of one that waits.
+            make: Returns the fact as it is when the message goes out, or None when it is no news any more.
+            kept: Whether it is there for those who hear of it later, too.
+        """
+        with self._guard:
+            self._pending[f"{kind}:{name}"] = make, kept
+            if self._is_sending:
+                return
+            self._is_sending = True
+        self._begin(self._sent_at + PACE_SECONDS - self._clock.monotonic())
+
+    def _begin(self, wait: float) -> None:
+        with suppress(ModelMeshError):  # the mesh is being shut down: there is nobody left to tell
+            self._loop.start(self._send(wait))
+
+    async def _send(self, wait: float) -> None:
+        if wait > 0:
+            await self._clock.sleep(wait)
+        self._sent_at = self._clock.monotonic()
+        with self._guard:
+            pending, self._pending = self._pending, {}
+        try:
+            await self._pass_on(pending)
+            wait = PACE_SECONDS
+        except ModelMeshError as error:
+            self._telemetry.trace(Severity.WARNING, "storage", "others could not be told of a move", error=str(error))
+            wait = AGAIN_SECONDS
+            with self._guard:
+                for key, told in pending.items():
+                    if told[1]:
+                        self._pending.setdefault(key, told)
+        with self._guard:
+            self._is_sending = bool(self._pending)
+        if self._is_sending:
+            self._begin(wait)
+
+    async def _pass_on(self, pending: Mapping[str, tuple[Make, bool]]) -> None:
+        kept: dict[str, Fact] = {}
+        passing: dict[str, Fact] = {}
+        for key, (make, keep) in pending.items():
+            fact = make()
+            if fact is not None:
+                (kept if keep else passing)[key] = fact
+        said = [[key, 0, fact] for key, fact in passing.items()]
+        if kept:
+            version, news = await self._keep(kept)
+            said += [[key, version, fact] for key, fact in news.items()]
+        if said:
+            await self._store.publish(CHANNEL, json.dumps({"from": self._own, "facts": said}).encode())
+
+    async def _keep(self, facts: Mapping[str, Fact]) -> tuple[int, Mapping[str, Fact]]:
+        """Write facts into the record; return its version, 0 if that did not succeed, and those that were news."""
+        for _ in range(_TRIES):
+            record = await self._store.load(ROUTING_KEY)
+            now = self._clock.time()
+            book = {key: each for key, each in _read(record.data if record else b"").items() if each["until"] > now}
+            news = {key: fact for key, fact in facts.items() if not _is_known(book.get(key), fact, now)}
+            if not news:
+                return 0, {}
+            version = (0 if record is None else record.version) + 1
+            for key, fact in news.items():
+                book[key] = {"version": version, "until": now + _length(fact), "fact": fact}
+            if await self._store.save(ROUTING_KEY, json.dumps(book).encode(), expected_version=version - 1) is not None:
+                for key in news:
+                    self._heard[key] = version
+                return version, news
+            await self._clock.sleep(self._random.uniform(0.0, 0.02))
+        return 0, facts
+
+    # --- hearing ----------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take over what others tell, for as long as it runs."""
+        await asyncio.gather(self._listen(), self._look())
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with aclosing(self._store.subscribe(CHANNEL)) as messages:
+                    async for message in messages:
+                        self._hear(message)
+            except ModelMeshError as error:
+                self._telemetry.trace(Severity.WARNING, "storage", "moves of others are not heard", error=str(error))
+            await self._clock.sleep(AGAIN_SECONDS)
+
+    async def _look(self) -> None:
+        wait = AGAIN_SECONDS  # the first message may come before anybody listens
+        while True:
+            with suppress(ModelMeshError):  # whoever claims limits there says so
+                await self.catch_up()
+            await self._clock.sleep(wait)
+            wait = LOOK_SECONDS
+
+    def _hear(self, message: bytes) -> None:
+        try:
+            said = json.loads(message)
+            if said["from"] == self._own:
+                return
+            for key, version, fact in said["facts"]:
+                self._take(str(key), int(version), fact)
+        except (KeyError, ValueError, TypeError):
+            return  # of another version
+
+    async def catch_up(self) -> None:
+        """Read the record, if it has changed, and take over what was not heard."""
+        found = await self._store.stat(ROUTING_KEY)
+        if found is None or found.version == self._version:
+            return
+        record = await self._store.load(ROUTING_KEY)
+        if record is None:
+            return
+        if record.version < self._version:
+            self._heard.clear()  # somebody has deleted it, and it began anew
+        self._version = record.version
+        now = self._clock.time()
+        for key, each in _read(record.data).items():
+            # Where clocks differ, a fact holds no longer than it would have if it had been told just now.
+            left = min(_length(each["fact"]), each["until"] - now)
+            fact = each["fact"] if each["fact"].get("rest") is None else {**each["fact"], "rest": left}
+            if left > 0 and key not in self._pending:
+                self._take(key, each["version"], fact)
+
+    def _take(self, key: str, version: int, fact: Fact) -> None:
+        take = self._takers.get(key.partition(":")[0])
+        if version:
+            if version <= self._heard.get(key, 0):
+                return
+            self._heard[key] = version
+        if take is not None:
+            with suppress(KeyError, ValueError, TypeError):  # of a process with another configuration
+                take(fact)
+
+
+def _length(fact: Fact) -> float:
+    """Return for how many seconds a fact is kept."""
+    if "rest" not in fact:
+        return KEPT_SECONDS
+    return 400 * 86_400.0 if fact["rest"] is None else float(fact["rest"])
+
+
+def _is_known(entry: Mapping[str, Any] | None, fact: Fact, now: float) -> bool:
+    """Whether the record says the same already: many processes meet one failure at once."""
+    if entry is None:
+        return False
+    known = entry["fact"]
+    if {**known, "rest": None} != {**fact, "rest": None} or (known.get("rest") is None) != (fact.get("rest") is None):
+        return False
+    return bool(entry["until"] >= now + _length(fact) * 0.9 - 1.0)
+
+
+def _read(data: bytes) -> dict[str, dict[str, Any]]:
+    """Read the record; what cannot be read is as if it were not there."""
+    try:
+        book = json.loads(data or b"{}")
+        return {
+            str(key): {"version": int(each["version"]), "until": float(each["until"]), "fact": dict(each["fact"])}
+            for key, each in book.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}

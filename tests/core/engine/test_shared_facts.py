@@ -1,0 +1,258 @@
+"""Facts between processes: gathered, ordered by the store, kept for those who come later."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from modelmesh._engine.shared_facts import CHANNEL, SharedFacts
+from modelmesh.errors import StateStoreError
+from modelmesh.state_manager import ROUTING_KEY
+from modelmesh_cdk.testing import FakeClock, context
+from modelmesh_plugins.state_stores.memory import MemoryStateStore
+
+
+class Store(MemoryStateStore):
+    """Counts messages and writes, and may be down."""
+
+    is_down = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[Any] = []
+
+    async def _load(self, key: str) -> Any:
+        if self.is_down:
+            raise StateStoreError("down")
+        return await super()._load(key)
+
+    async def _publish(self, channel: str, message: bytes) -> None:
+        assert channel == CHANNEL
+        self.messages.append(json.loads(message))
+        await super()._publish(channel, message)
+
+
+class Loop:
+    """Runs what is started on the loop of the test."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+class Telemetry:
+    """Hears nothing."""
+
+    def trace(self, *_: Any, **__: Any) -> None:
+        """Drop it."""
+
+
+class World:
+    """Processes over one store; ``heard`` is what each took over."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = Store()
+        self.store.bind(context(clock=self.clock))
+        self.loop = Loop()
+        self.heard: list[list[Any]] = []
+
+    def process(self, number: int = 0) -> SharedFacts:
+        """Start one that takes facts of the kind ``member``."""
+        loop: Any = self.loop
+        telemetry: Any = Telemetry()
+        facts = SharedFacts(self.store, self.clock, random.Random(number), telemetry, loop)
+        taken: list[Any] = []
+        self.heard.append(taken)
+        facts.on("member", taken.append)
+        return facts
+
+    async def pass_on(self, seconds: float = 0.3) -> None:
+        """Let what was told go out."""
+        for _ in range(8):
+            await asyncio.sleep(0)
+        self.clock.advance(seconds)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+def within(scenario: Callable[[World], Awaitable[None]]) -> None:
+    """Run a scenario in a world of its own."""
+
+    async def run() -> None:
+        world = World()
+        await scenario(world)
+        for task in list(world.loop.tasks):
+            task.cancel()
+
+    asyncio.run(run())
+
+
+def resting(rest: float | None = 60.0) -> dict[str, Any]:
+    """Return the fact that a model rests."""
+    return {"model": "a", "active": False, "rest": rest}
+
+
+ACTIVE = {"model": "a", "active": True}
+
+
+def test_a_hundred_facts_in_a_moment_are_two_messages() -> None:
+    """The first goes at once, the others together a quarter of a second later; of one name the last."""
+
+    async def scenario(world: World) -> None:
+        process = world.process()
+        process.tell("member", "first", resting)
+        await world.pass_on(0.0)
+        for number in range(100):
+            process.tell("member", f"{number % 10}", lambda number=number: {"number": number})  # type: ignore[misc]
+        await world.pass_on(0.24)
+        assert len(world.store.messages) == 1
+        await world.pass_on(0.02)
+        assert len(world.store.messages) == 2
+        assert [fact["number"] for _, _, fact in world.store.messages[1]["facts"]] == list(range(90, 100))
+
+    within(scenario)
+
+
+def test_a_process_that_starts_later_learns_what_holds() -> None:
+    """A rest is shorter by the time that passed; what has ended is not told, nor what was told in passing."""
+
+    async def scenario(world: World) -> None:
+        teller = world.process()
+        teller.tell("member", "a", resting, kept=True)
+        teller.tell("member", "short", lambda: resting(5.0), kept=True)
+        teller.tell("member", "passing", resting)
+        await world.pass_on()
+        world.clock.advance(20.0)
+        later = world.process(1)
+        await later.catch_up()
+        assert [fact["rest"] for fact in world.heard[1]] == [pytest.approx(39.7)]
+
+    within(scenario)
+
+
+def test_facts_without_an_end_hold_until_somebody_says_otherwise() -> None:
+    """A model put aside by hand stays so for whoever comes later; one taken back does not."""
+
+    async def scenario(world: World) -> None:
+        teller = world.process()
+        teller.tell("member", "a", lambda: resting(None), kept=True)
+        await world.pass_on()
+        world.clock.advance(40 * 86_400.0)
+        await world.process(1).catch_up()
+        teller.tell("member", "a", lambda: ACTIVE, kept=True)
+        await world.pass_on()
+        await world.process(2).catch_up()
+        assert world.heard[1:] == [[resting(None)], [ACTIVE]]
+
+    within(scenario)
+
+
+def test_one_failure_that_all_meet_is_told_once() -> None:
+    """Ten processes find a provider down at once; the first writes and tells, the others see that it is known."""
+
+    async def scenario(world: World) -> None:
+        for process in [world.process(number) for number in range(10)]:
+            process.tell("member", "a", resting, kept=True)
+        for _ in range(20):
+            await world.pass_on(0.1)
+        record = await world.store.load(ROUTING_KEY)
+        assert record is not None
+        assert record.version == 1
+        assert len(world.store.messages) == 1
+
+    within(scenario)
+
+
+def test_a_message_that_comes_late_changes_nothing() -> None:
+    """The store's versions say which of two facts is the newer one."""
+
+    async def scenario(world: World) -> None:
+        teller, hearer = world.process(), world.process(1)
+        teller.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        teller.tell("member", "a", lambda: ACTIVE, kept=True)
+        await world.pass_on()
+        await hearer.catch_up()
+        for message in world.store.messages:
+            hearer._hear(json.dumps(message).encode())
+        assert world.heard[1] == [ACTIVE]
+
+    within(scenario)
+
+
+def test_what_was_heard_is_not_taken_from_the_record_again() -> None:
+    """A look at the record brings only what is newer than the messages."""
+
+    async def scenario(world: World) -> None:
+        teller, hearer = world.process(), world.process(1)
+        teller.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        hearer._hear(json.dumps(world.store.messages[0]).encode())
+        await hearer.catch_up()
+        await teller.catch_up()
+        assert world.heard == [[], [resting()]]
+
+    within(scenario)
+
+
+def test_a_record_that_was_deleted_begins_anew() -> None:
+    """Facts of the new record are taken although its versions are lower."""
+
+    async def scenario(world: World) -> None:
+        teller, hearer = world.process(), world.process(1)
+        for fact in (resting(), ACTIVE, resting(50.0)):
+            teller.tell("member", "a", lambda fact=fact: fact, kept=True)  # type: ignore[misc]
+            await world.pass_on()
+        await hearer.catch_up()
+        await world.store.delete(ROUTING_KEY)
+        teller.tell("member", "a", lambda: ACTIVE, kept=True)
+        await world.pass_on()
+        await hearer.catch_up()
+        assert world.heard[1][-1] == ACTIVE
+
+    within(scenario)
+
+
+def test_what_could_not_be_told_is_told_when_the_store_is_back() -> None:
+    """As it is then: what is no news any more is not told."""
+
+    async def scenario(world: World) -> None:
+        teller = world.process()
+        world.store.is_down = True
+        teller.tell("member", "a", resting, kept=True)
+        teller.tell("member", "passed", lambda: None, kept=True)
+        await world.pass_on(0.9)
+        world.store.is_down = False
+        assert not world.store.messages
+        await world.pass_on(0.2)
+        await world.pass_on(0.2)
+        assert [key for key, _, _ in world.store.messages[0]["facts"]] == ["member:a"]
+
+    within(scenario)
+
+
+def test_what_cannot_be_read_is_passed_over() -> None:
+    """Messages and records of another version end nothing."""
+
+    async def scenario(world: World) -> None:
+        await world.store.save(ROUTING_KEY, b'{"member:a": {"is": "other"}}')
+        hearer = world.process()
+        await hearer.catch_up()
+        for message in (b"", b"[]", b'{"from": 1}', b'{"from": "x", "facts": [["member:a", "?", {}]]}'):
+            hearer._hear(message)
+        hearer.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        assert world.heard == [[]]
+        assert len(world.store.messages) == 1
+
+    within(scenario)
