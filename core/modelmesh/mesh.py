@@ -69,7 +69,6 @@ class ModelMesh:
         self._source: MeshConfig | None = None
         self._secrets: Mapping[str, str] | None = None
         self._retired = Retirement(lambda: self._graph)
-        self._greeted: set[str] = set()
         self._closed = False
         # One change at a time; a hook that is called during one may end the mesh.
         self._changing = threading.RLock()
@@ -113,7 +112,7 @@ class ModelMesh:
         if telemetry.wants_debug:
             self._trace_setup(graph)
         self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
-        self._plugins.startup(self, but=self._greeted)
+        self._plugins.startup(self)
         self._restore(graph)
         graph.start_background()
         if graph.state_store is not None and graph.state_store.guarantees.survives_restart:
@@ -165,7 +164,7 @@ class ModelMesh:
             self._retired.add(before)
             telemetry = graph.engine.telemetry
             self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
-            self._plugins.startup(self, but=self._greeted)
+            self._plugins.startup(self)
             graph.start_background()
             self._tell_ready(graph, "goes on with a new configuration")
 

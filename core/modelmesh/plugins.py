@@ -164,6 +164,7 @@ class PluginHost:
         self._loaded: dict[tuple[str, str], LoadedPlugin] = {}
         self._problems: dict[tuple[str, str, str], PluginProblem] = {}
         self._registered: dict[tuple[str, str], type[Any]] = {}
+        self._greeted: dict[int, set[str]] = {}
         self.has_attempt_hooks = False
         self.report: Callable[[str], None] | None = None
 
@@ -440,17 +441,13 @@ class PluginHost:
 
     # --- hooks of the mesh's life -----------------------------------------------------
 
-    def startup(self, mesh: ModelMesh, *, but: set[str] | None = None) -> list[str]:
-        """Call every loaded plugin's startup hook; return what went wrong, a line each.
-
-        Args:
-            mesh: What has started.
-            but: Names of plugins that know it already; those that are called now are added.
-        """
-        return self._each("modelmesh_startup", but=but, mesh=mesh)
+    def startup(self, mesh: ModelMesh) -> list[str]:
+        """Call every loaded plugin's startup hook, once for each mesh; return what went wrong, a line each."""
+        return self._each("modelmesh_startup", but=self._greeted.setdefault(id(mesh), set()), mesh=mesh)
 
     def shutdown(self, mesh: ModelMesh) -> list[str]:
         """Call every loaded plugin's shutdown hook; return what went wrong, a line each."""
+        self._greeted.pop(id(mesh), None)
         return self._each("modelmesh_shutdown", mesh=mesh)
 
     def before_attempt(self, request: ProviderRequest, context: Mapping[str, Any]) -> list[str]:
