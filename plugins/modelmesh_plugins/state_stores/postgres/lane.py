@@ -28,7 +28,7 @@ class Lane:
 
     Args:
         config: The store's settings.
-        prepared: Called once for each new connection, after the schema was seen to.
+        prepared: Called once for each new connection, after the schema was seen to; makes it listen.
     """
 
     def __init__(
@@ -68,8 +68,10 @@ class Lane:
     async def _connected(self) -> tuple[Connection, bool]:
         """Return the connection, and whether it was opened just now."""
         if self._connection is not None:
-            # While nothing is asked nothing is to come: what did is the end of the connection.
-            if not is_broken(self._connection) and not _has_something(self._connection):
+            # While nothing is asked nothing is to come: what did is the end of the connection. One that listens is
+            # told of things unasked, and shows its end when it is used.
+            listens = self._prepared is not None
+            if not is_broken(self._connection) and (listens or not _has_something(self._connection)):
                 return self._connection, False
             await self._drop()
         async with asyncio.timeout(self._config.connect_timeout):
