@@ -34,6 +34,9 @@ def estimate_prompt(payload: Mapping[str, Any]) -> int:
 
 
 def estimate_usage(payload: Mapping[str, Any], text: str) -> TokenUsage:
-    """Return what a request and the text of its answer took, as an estimate."""
+    """Return what a request and the text of its answer took, as an estimate: no more than the request allows."""
     tokens_in, tokens_out = estimate_prompt(payload), estimate_tokens(text)
+    most = payload.get("max_completion_tokens") or payload.get("max_tokens")
+    if isinstance(most, int):
+        tokens_out = min(tokens_out, most)  # its words were longer than most, and not more
     return TokenUsage(tokens_in, tokens_out, tokens_in + tokens_out)
