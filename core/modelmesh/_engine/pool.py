@@ -514,7 +514,7 @@ class CapabilityPool:
             for member in due:
                 if member.active:
                     continue  # its provider came back with an earlier one of this list
-                if self.policy.recovery.require_probe and member.reason in _IN_DOUBT:
+                if self.policy.recovery.require_probe and member.reason in _IN_DOUBT - {RATE_LIMITED}:
                     member.rest_until(NEVER, now)  # a probe brings it back
                     continue
                 if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:

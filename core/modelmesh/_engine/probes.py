@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from modelmesh._engine.pool import RATE_LIMITED
 from modelmesh.errors import AuthenticationError
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
@@ -28,10 +27,10 @@ _ENDED_BY_PROBES = frozenset(
     {
         DeactivationReason.ERROR_THRESHOLD.value,
         DeactivationReason.PROVIDER_UNAVAILABLE.value,
-        RATE_LIMITED,
     }
 )
-"""Reasons a provider that answers removes; a used-up quota, or a person's decision, it does not."""
+"""Reasons a provider that answers removes. A used-up quota, a rate limit and a person's decision it does not: it lists
+its models all the same."""
 
 
 class Prober:
