@@ -67,6 +67,9 @@ class RequestWatch:
             return
         retrying = self._retrying.setdefault(call.process, set())
         retrying.add(call.request_id)
+        running = self._running.get(call.process, {})
+        # Some are over, and nobody has come to say so yet.
+        retrying &= {name for name in retrying if name in running and running[name].outcome == "running"}
         allowed = self._allowed(call.process)
         if len(retrying) > allowed:
             self._watch.broke("R5", f"{len(retrying)} requests of a pool retry at once, and {allowed:g} may")
@@ -164,8 +167,6 @@ class RequestWatch:
         committed = asked.text and self._watch.world.pool.get("on_stream_failure") != "continue"
         if not patient or not self._rotates or committed or isinstance(error, BudgetExceededError):
             return
-        if len(self._retrying.get(process.number, ())) + 1 >= self._minimum:
-            return  # retries are held to a budget, and a rest that is not over is a retry
         for member in process.members:
             if self._could_answer(process, member.model_id, asked):
                 self._watch.broke(
@@ -181,10 +182,16 @@ class RequestWatch:
             return False
         if any(at >= since for at, _ in self._watch.upstreams[spec.name].refusals):
             return False
-        if not member.active and member.reason != "error_threshold":
+        if self._watch.rotation.moved_at.get((process.number, model_id)) == until:
+            return False  # it may have returned after the request was over, in the same moment
+        if not member.active and (
+            # Retries are held to a budget, and to call somebody whose rest is not over is one.
+            member.reason != "error_threshold" or process.pool.active_retries + 1 >= self._minimum
+        ):
             return False
         slowest = 1.5 * spec.latency
-        return slowest < min(self._first, self._total) and spec.pace < self._idle
+        lasting = slowest + (spec.words * spec.pace if asked.ask.stream else 0.0)
+        return slowest < self._first and lasting < self._total and spec.pace < self._idle
 
     # --- R7 and conservation ----------------------------------------------------------------------
 

@@ -16,10 +16,15 @@ _HEALING = frozenset({"error_threshold", "rate_limited"})
 
 
 class RotationWatch:
-    """Compares each pool's members with what they were a step ago."""
+    """Compares each pool's members with what they were a step ago.
+
+    Attributes:
+        moved_at: When a process's model last went to rest or returned.
+    """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
+        self.moved_at: dict[tuple[int, str], float] = {}
         self._seen: list[tuple[Any, list[list[Any]]]] = []
 
     def look_at(self, processes: list[SimulatedProcess]) -> None:
@@ -46,6 +51,7 @@ class RotationWatch:
 
     def _moved(self, process: SimulatedProcess, members: Sequence[list[Any]], seen: list[Any]) -> None:
         member, was_active, due, reason, rested_at = seen
+        self.moved_at[process.number, member.model_id] = self._watch.now()
         seen[1:] = [member.active, member.due, member.reason, member.rested_at]
         fell = was_active and not member.active and member.reason in _HEALING
         if fell and members and not any(each[0].active for each in members):

@@ -44,6 +44,7 @@ class Watch:
         world: What is looked at.
         calls: Every call that reached a provider, in order.
         processes: The meshes.
+        rotation: Who looks at members that rest and return.
     """
 
     def __init__(self, world: World, loop: SimulationLoop) -> None:
@@ -56,14 +57,14 @@ class Watch:
         self.upstreams: dict[str, Upstream] = {}
         self._broken: BrokenInvariantError | None = None
         self._ledger = LedgerWatch(self)
-        self._rotation = RotationWatch(self)
+        self.rotation = RotationWatch(self)
         self._requests = RequestWatch(self)
 
     def look_at(self, processes: list[SimulatedProcess], upstreams: list[Upstream]) -> None:
         """Begin to look."""
         self.processes = processes
         self.upstreams = {each.spec.name: each for each in upstreams}
-        self._rotation.look_at(processes)
+        self.rotation.look_at(processes)
 
     def now(self) -> float:
         """Seconds since the simulation began."""
@@ -80,7 +81,7 @@ class Watch:
         Raises:
             BrokenInvariantError: Something does not hold.
         """
-        self._rotation.after_step()
+        self.rotation.after_step()
         if self._broken is not None:
             raise self._broken
 
@@ -100,7 +101,7 @@ class Watch:
         most = request.payload.get("max_tokens")
         call.text = answer_of(call, upstream.spec, most if isinstance(most, int) else None)
         before = self.calls_of.setdefault(call.request_id, [])
-        self._rotation.call_begins(call, before)
+        self.rotation.call_begins(call, before)
         self._requests.call_begins(call, before)
         before.append(call)
         self.calls.append(call)
