@@ -25,7 +25,9 @@ from modelmesh.interfaces.provider import (
     ProviderResponse,
     RateLimitStatus,
     Timeouts,
+    TokenUsage,
 )
+from modelmesh_cdk.form import encode_form
 from modelmesh_cdk.http import Http, HttpReply, HttpStream
 from modelmesh_cdk.json_codec import encode_json
 from modelmesh_cdk.openai_stream import OpenAIStreamDecoder
@@ -70,7 +72,7 @@ ConfigT = TypeVar("ConfigT", bound=OpenAICompatibleConfig)
 
 
 class OpenAICompatibleProvider(BaseProvider[ConfigT]):
-    """Chat completions, embeddings, images and speech over OpenAI's HTTP API."""
+    """Chat completions, embeddings, images, speech and transcriptions over OpenAI's HTTP API."""
 
     config_model: ClassVar[type[BaseProviderConfig]] = OpenAICompatibleConfig
 
@@ -193,13 +195,29 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
         if path is None:
             raise UnsupportedRequestError(f"{type(self).__name__} does not do {request.operation}")
         payload = {"model": request.model, **request.payload, **self.config.extra_body}
+        if request.operation == "transcription":
+            return await self._transcribe(self._endpoint(path), request, payload)
         reply = await self._post(self._endpoint(path), request, payload)
         kind = reply.headers.get("content-type", "")
         if request.operation == "speech" and not kind.startswith("application/json"):
             audio = base64.b64encode(reply.body).decode("ascii")
             return self._with_headers(ProviderResponse({"audio": audio, "content_type": kind}), reply)
         data = self._object(reply)
-        return self._with_headers(ProviderResponse(data, usage=usage_of(data.get("usage"))), reply)
+        return self._with_headers(ProviderResponse(data, usage=_media_usage(data.get("usage"))), reply)
+
+    async def _transcribe(self, url: str, request: ProviderRequest, payload: Mapping[str, Any]) -> ProviderResponse:
+        """Send a recording as a form, and read what was written down in whatever format it was asked for."""
+        form, body = encode_form(payload)
+        reply = await self._post(url, request, body, content_type=form)
+        if reply.headers.get("content-type", "").startswith("application/json"):
+            data = self._object(reply)
+        else:
+            text = reply.body.decode("utf-8", "replace")
+            # Some send JSON under another name, and plain text for a format that was asked for.
+            data = self._object(reply) if text.lstrip().startswith("{") else {"text": text}
+        if not isinstance(data.get("text"), str):
+            raise MalformedResponseError("the answer has no text", status_code=reply.status)
+        return self._with_headers(ProviderResponse(data, usage=_media_usage(data.get("usage"))), reply)
 
     async def list_models(self) -> Sequence[ModelInfo]:
         """Ask the provider which models it offers."""
@@ -218,12 +236,16 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
 
     # --- inside -----------------------------------------------------------------------
 
-    async def _post(self, url: str, request: ProviderRequest, payload: Mapping[str, Any]) -> HttpReply:
+    async def _post(
+        self, url: str, request: ProviderRequest, payload: Mapping[str, Any] | bytes, *, content_type: str | None = None
+    ) -> HttpReply:
+        """Send a JSON object, or a body that is ready and of the type that is given."""
+        own = {} if content_type is None else {"content-type": content_type}
         reply = await self.http.send(
             "POST",
             self._url(url),
-            lambda: self._build_headers(request),
-            encode_json(payload),
+            lambda: {**self._build_headers(request), **own},
+            payload if isinstance(payload, bytes) else encode_json(payload),
             timeouts=self._timeouts(request),
         )
         self._note_rate_limits(reply.headers)
@@ -278,4 +300,17 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
         return url
 
 
-_PATHS: Mapping[str, str] = {"embeddings": "/embeddings", "image": "/images/generations", "speech": "/audio/speech"}
+def _media_usage(raw: object) -> TokenUsage | None:
+    """Return the usage of an answer that may count under the names of OpenAI's newer operations."""
+    if isinstance(raw, Mapping) and ("input_tokens" in raw or "output_tokens" in raw):
+        renamed = {"prompt_tokens": raw.get("input_tokens"), "completion_tokens": raw.get("output_tokens")}
+        return usage_of({**raw, **renamed})
+    return usage_of(raw)
+
+
+_PATHS: Mapping[str, str] = {
+    "embeddings": "/embeddings",
+    "image": "/images/generations",
+    "speech": "/audio/speech",
+    "transcription": "/audio/transcriptions",
+}

@@ -14,62 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from modelmesh._engine.model import STREAMING, SYNC
 from modelmesh.explanation import Explanation
-from modelmesh.router import Answer, RoutedStream, Router, RoutingOptions
+from modelmesh.media import AsyncImages, AsyncSpeech, AsyncTranscriptions, Audio, Images, Speech, Transcriptions
+from modelmesh.replies import Reply, Resource, reply_of, split
+from modelmesh.router import RoutedStream, RoutingOptions
 
 if TYPE_CHECKING:
     from modelmesh.config import MeshConfig
     from modelmesh.mesh import ModelMesh
-
-
-class Reply(dict[str, Any]):
-    """A JSON object whose keys are attributes as well, at any depth."""
-
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        super().__init__({key: _readable(value) for key, value in data.items()})
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            if name.startswith("__"):
-                raise AttributeError(name) from None
-            # OpenAI's SDK answers None for the optional fields a provider left out.
-            if name in _OPTIONAL:
-                return None
-            raise AttributeError(f"the reply has no field {name!r}; it has {', '.join(self)}") from None
-
-    def model_dump(self) -> dict[str, Any]:
-        """Return plain dicts and lists."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
-
-
-_OPTIONAL = frozenset(
-    {"content", "tool_calls", "refusal", "role", "finish_reason", "usage", "logprobs", "system_fingerprint", "name"}
-)
-
-
-def _readable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return Reply(value)
-    if isinstance(value, list):
-        return [_readable(item) for item in value]
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _reply(answer: Answer) -> Reply:
-    reply = Reply(answer.data)
-    # Set past the dict, so that the receipt neither prints nor dumps with the provider's fields.
-    object.__setattr__(reply, "receipt", answer.receipt)
-    return reply
 
 
 class ChatStream:
@@ -129,33 +80,7 @@ class AsyncChatStream:
         await self._routed.aclose()
 
 
-_CONTROL = ("session_id", "preferred_provider", "deadline")
-
-
-def _split(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part what goes to the provider from what steers the router; unset (None) parameters go nowhere."""
-    extra = parameters.pop("extra_body", None) or {}
-    headers = parameters.pop("extra_headers", None)
-    deadline = parameters.pop("timeout", None)
-    metadata = {name: parameters.pop(name) for name in _CONTROL if parameters.get(name) is not None}
-    if deadline is not None:
-        metadata.setdefault("deadline", deadline)
-    if headers:
-        metadata["headers"] = headers
-    payload = {key: value for key, value in parameters.items() if value is not None}
-    return {**payload, **extra}, metadata
-
-
-class _Resource:
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-
-    @property
-    def _router(self) -> Router:
-        return self._client.mesh.get_router()
-
-
-class Completions(_Resource):
+class Completions(Resource):
     """``client.chat.completions``, blocking."""
 
     @overload
@@ -185,13 +110,13 @@ class Completions(_Resource):
         Raises:
             ModelMeshError: See `modelmesh.errors`.
         """
-        payload, metadata = _split({"messages": messages, **parameters})
+        payload, metadata = split({"messages": messages, **parameters})
         if stream:
-            return ChatStream(self._client.mesh, self._router.execute_stream(model, payload, metadata=metadata))
-        return _reply(self._client.mesh.run(self._router.execute("chat", model, payload, metadata=metadata)))
+            return ChatStream(self._mesh, self._router.execute_stream(model, payload, metadata=metadata))
+        return reply_of(self._mesh.run(self._router.execute("chat", model, payload, metadata=metadata)))
 
 
-class AsyncCompletions(_Resource):
+class AsyncCompletions(Resource):
     """``client.chat.completions``, awaited."""
 
     @overload
@@ -210,36 +135,36 @@ class AsyncCompletions(_Resource):
         self, *, model: str, messages: list[dict[str, Any]], stream: bool = False, **parameters: Any
     ) -> Reply | AsyncChatStream:
         """Answer a chat; see `Completions.create`."""
-        payload, metadata = _split({"messages": messages, **parameters})
+        payload, metadata = split({"messages": messages, **parameters})
         if stream:
             return AsyncChatStream(self._router.execute_stream(model, payload, metadata=metadata))
-        return _reply(await self._router.execute("chat", model, payload, metadata=metadata))
+        return reply_of(await self._router.execute("chat", model, payload, metadata=metadata))
 
 
-class Embeddings(_Resource):
+class Embeddings(Resource):
     """``client.embeddings``, blocking."""
 
     def create(self, *, model: str, input: str | list[str], **parameters: Any) -> Reply:
         """Embed one text or several; ``reply.data[i].embedding``."""
-        payload, metadata = _split({"input": input, **parameters})
-        return _reply(self._client.mesh.run(self._router.execute("embeddings", model, payload, metadata=metadata)))
+        payload, metadata = split({"input": input, **parameters})
+        return reply_of(self._mesh.run(self._router.execute("embeddings", model, payload, metadata=metadata)))
 
 
-class AsyncEmbeddings(_Resource):
+class AsyncEmbeddings(Resource):
     """``client.embeddings``, awaited."""
 
     async def create(self, *, model: str, input: str | list[str], **parameters: Any) -> Reply:
         """Embed one text or several; ``reply.data[i].embedding``."""
-        payload, metadata = _split({"input": input, **parameters})
-        return _reply(await self._router.execute("embeddings", model, payload, metadata=metadata))
+        payload, metadata = split({"input": input, **parameters})
+        return reply_of(await self._router.execute("embeddings", model, payload, metadata=metadata))
 
 
-class Models(_Resource):
+class Models(Resource):
     """``client.models``."""
 
     def list(self) -> Reply:
         """Pools and models that may be asked for, in the shape of OpenAI's model list."""
-        return Reply({"object": "list", "data": self._client.mesh.virtual_models()})
+        return Reply({"object": "list", "data": self._mesh.virtual_models()})
 
 
 class AsyncModels(Models):
@@ -309,9 +234,11 @@ class OpenAIClient(_Client):
 
     def __init__(self, mesh: ModelMesh) -> None:
         super().__init__(mesh)
-        self.chat: Chat[Completions] = Chat(Completions(self))
-        self.embeddings = Embeddings(self)
-        self.models = Models(self)
+        self.chat: Chat[Completions] = Chat(Completions(mesh))
+        self.embeddings = Embeddings(mesh)
+        self.audio: Audio[Speech, Transcriptions] = Audio(Speech(mesh), Transcriptions(mesh))
+        self.images = Images(mesh)
+        self.models = Models(mesh)
 
     def __enter__(self) -> Self:
         return self
@@ -331,9 +258,11 @@ class AsyncOpenAIClient(_Client):
 
     def __init__(self, mesh: ModelMesh) -> None:
         super().__init__(mesh)
-        self.chat: Chat[AsyncCompletions] = Chat(AsyncCompletions(self))
-        self.embeddings = AsyncEmbeddings(self)
-        self.models = AsyncModels(self)
+        self.chat: Chat[AsyncCompletions] = Chat(AsyncCompletions(mesh))
+        self.embeddings = AsyncEmbeddings(mesh)
+        self.audio: Audio[AsyncSpeech, AsyncTranscriptions] = Audio(AsyncSpeech(mesh), AsyncTranscriptions(mesh))
+        self.images = AsyncImages(mesh)
+        self.models = AsyncModels(mesh)
 
     async def __aenter__(self) -> Self:
         return self

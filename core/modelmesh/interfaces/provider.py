@@ -156,6 +156,25 @@ ErrorClassification = ErrorClassificationResult
 Operation = Literal["chat", "embeddings", "speech", "transcription", "image"]
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Upload:
+    """A file that goes along with a request, as ``payload["file"]`` of a transcription.
+
+    Attributes:
+        content: Its bytes.
+        name: With the suffix that says what it is; some providers go by that.
+        content_type: MIME type; empty when not known.
+    """
+
+    content: bytes
+    name: str = "audio.wav"
+    content_type: str = ""
+
+    def __repr__(self) -> str:
+        # Logs show requests: a recording is neither readable nor short.
+        return f"Upload({self.name!r}, {len(self.content)} bytes)"
+
+
 @dataclass(slots=True)
 class ProviderRequest:
     """One attempt's request, ready for a connector.
@@ -164,7 +183,7 @@ class ProviderRequest:
         model: The model, as the provider names it.
         payload: Body in OpenAI's shape without ``model`` and ``stream``: ``messages`` and whatever else the
             caller passed, unknown keys included. Shared between the attempts of a request: read, never write.
-        operation: What kind of call this is.
+        operation: What kind of call this is. A transcription has an `Upload` as ``payload["file"]``.
         stream: Whether chunks are asked for.
         timeouts: The clocks of this attempt.
         headers: Extra headers to pass on (trace context); never credentials.
@@ -203,7 +222,8 @@ class ProviderResponse:
     """A whole answer.
 
     Attributes:
-        data: In OpenAI's shape: ``id``, ``object``, ``created``, ``model``, ``choices``, ``usage``.
+        data: In OpenAI's shape: ``id``, ``object``, ``created``, ``model``, ``choices``, ``usage``. Of speech:
+            ``audio`` in base64, and ``content_type``. Of a transcription at least ``text``.
         usage: Tokens, or None when the provider did not say.
         rate_limits: From the answer's headers, or None.
         headers: The answer's headers that are worth passing on; no cookies, no credentials.

@@ -31,10 +31,16 @@ SIMULATOR: Mapping[str, Any] = {
         "simulator-fast": {"provider": "simulator", "capabilities": ["chat-completion"]},
         "simulator-large": {"provider": "simulator", "capabilities": ["chat-completion"]},
         "simulator-embedding": {"provider": "simulator", "capabilities": ["text-embeddings"]},
+        "simulator-voice": {"provider": "simulator", "capabilities": ["text-to-speech"]},
+        "simulator-ear": {"provider": "simulator", "capabilities": ["speech-to-text"]},
+        "simulator-picture": {"provider": "simulator", "capabilities": ["text-to-image"]},
     },
     "pools": {
         "chat-completion": {"strategy": "stick-until-failure"},
         "text-embeddings": {"strategy": "stick-until-failure"},
+        "text-to-speech": {"strategy": "stick-until-failure"},
+        "speech-to-text": {"strategy": "stick-until-failure"},
+        "text-to-image": {"strategy": "stick-until-failure"},
     },
 }
 """What is served when there is nothing else: no key, no network."""

@@ -37,6 +37,7 @@ from modelmesh.interfaces.provider import (
     TokenUsage,
 )
 from modelmesh_cdk.provider import CHAT, BaseProvider, BaseProviderConfig, chunks_of
+from modelmesh_plugins.simulated_media import IMAGE, SPEECH, TRANSCRIPTION, simulated_media
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 
@@ -127,7 +128,7 @@ class SimulatorProvider(BaseProvider[SimulatorConfig]):
     """Answers in process, as slowly and as badly as configured."""
 
     config_model: ClassVar[type[BaseProviderConfig]] = SimulatorConfig
-    capabilities = (CHAT, EMBEDDINGS)
+    capabilities = (CHAT, EMBEDDINGS, SPEECH, TRANSCRIPTION, IMAGE)
     known_models: ClassVar[Mapping[str, ModelInfo]] = {
         info.id: info
         for info in (
@@ -158,9 +159,13 @@ class SimulatorProvider(BaseProvider[SimulatorConfig]):
             self._fail_if_scripted()
         if self._latency.mean or self._latency.jitter:
             await self._sleep(self._draw_latency())
+        if request.operation == "chat":
+            return self._answer(request)
         if request.operation == "embeddings":
             return self._embed(request)
-        return self._answer(request)
+        made = simulated_media(request, reply=self.config.reply, now=self._now())
+        made.rate_limits = self._rate_limits
+        return made
 
     async def stream(self, request: ProviderRequest) -> AsyncGenerator[ProviderChunk, None]:
         """Answer word by word."""

@@ -14,7 +14,19 @@ from modelmesh_plugins.server.dispatch import Dispatch, Route
 from modelmesh_plugins.server.endpoints import Endpoints
 from modelmesh_plugins.server.errors import ApiError
 from modelmesh_plugins.server.guard import Activity, Guard, Origins
-from modelmesh_plugins.server.settings import CHAT, EMBEDDINGS, HEALTH, METRICS, MODELS, STATS, ServerSettings
+from modelmesh_plugins.server.media import MediaEndpoints
+from modelmesh_plugins.server.settings import (
+    CHAT,
+    EMBEDDINGS,
+    HEALTH,
+    IMAGES,
+    METRICS,
+    MODELS,
+    SPEECH,
+    STATS,
+    TRANSCRIPTIONS,
+    ServerSettings,
+)
 from modelmesh_plugins.server.statistics import StatisticsEndpoint
 
 
@@ -46,9 +58,13 @@ def create_app(
         return body
 
     endpoints = Endpoints(mesh, settings, activity, render)
+    media = MediaEndpoints(mesh, settings)
     routes = (
         Route("POST", CHAT, endpoints.chat),
         Route("POST", EMBEDDINGS, endpoints.embeddings),
+        Route("POST", SPEECH, media.speech),
+        Route("POST", TRANSCRIPTIONS, media.transcriptions),
+        Route("POST", IMAGES, media.images),
         Route("GET", MODELS, endpoints.models),
         Route("GET", MODELS, endpoints.model, has_name=True),
         Route("GET", METRICS, endpoints.metrics),

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from modelmesh.interfaces.provider import Upload
 from modelmesh_cdk.json_codec import decode_json
 from modelmesh_plugins.server.errors import ApiError
 
@@ -43,7 +44,7 @@ async def read_object(request: Request, *, limit: int) -> dict[str, Any]:
     Raises:
         ApiError: 400, it is no JSON object; 413, it has more than ``limit`` bytes.
     """
-    text = await _read(request, limit)
+    text = await read_bytes(request, limit=limit)
     if not text.strip():
         raise ApiError(400, "the body is empty; send a JSON object", code="invalid_json")
     try:
@@ -55,7 +56,12 @@ async def read_object(request: Request, *, limit: int) -> dict[str, Any]:
     return body
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read_bytes(request: Request, *, limit: int) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        ApiError: 413, it has more than ``limit`` bytes.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         if request.headers.get("expect", "").lower() != "100-continue":
@@ -131,6 +137,53 @@ def check_embeddings(body: Mapping[str, Any]) -> None:
     whole = isinstance(texts, list) and bool(texts)
     if not whole or not (_all(texts, str) or _all(texts, int) or all(_all(each, int) for each in texts or ())):
         raise _wrong("input", "must be a text, a list of texts, or tokens, and not empty", texts)
+
+
+def check_speech(body: Mapping[str, Any]) -> None:
+    """Refuse a speech request that no provider could make sense of.
+
+    Raises:
+        ApiError: 400; ``param`` names the field.
+    """
+    _check(body, _SPEECH)
+    _refuse_stream(body)
+    if not isinstance(body.get("input"), str) or not body["input"].strip():
+        raise _wrong("input", "must be the text to speak", body.get("input"))
+    if not isinstance(body.get("voice"), str | dict) or not body["voice"]:
+        raise _wrong("voice", "must be the name of a voice", body.get("voice"))
+
+
+def check_transcription(body: Mapping[str, Any]) -> None:
+    """Refuse a transcription request that no provider could make sense of.
+
+    Raises:
+        ApiError: 400; ``param`` names the field.
+    """
+    _check(body, _TRANSCRIPTION)
+    _refuse_stream(body)
+    file = body.get("file")
+    if not isinstance(file, Upload):
+        raise _wrong("file", "must be a recording, sent as a file of a form", file)
+    if not file.content:
+        raise ApiError(400, "'file' has nothing in it", code="invalid_value", param="file")
+
+
+def check_image(body: Mapping[str, Any]) -> None:
+    """Refuse an image request that no provider could make sense of.
+
+    Raises:
+        ApiError: 400; ``param`` names the field.
+    """
+    _check(body, _IMAGE)
+    _refuse_stream(body)
+    if not isinstance(body.get("prompt"), str) or not body["prompt"].strip():
+        raise _wrong("prompt", "must say what the picture shows", body.get("prompt"))
+
+
+def _refuse_stream(body: Mapping[str, Any]) -> None:
+    for name, asked in (("stream", True), ("stream", "true"), ("stream_format", "sse")):
+        if body.get(name) == asked:
+            raise ApiError(400, f"'{name}': this answer is not streamed; leave it out", param=name, code="unsupported")
 
 
 def _check(body: Mapping[str, Any], fields: Mapping[str, _Rule]) -> None:
@@ -223,5 +276,27 @@ _CHAT: Mapping[str, _Rule] = {
 _EMBEDDINGS: Mapping[str, _Rule] = {
     "dimensions": _COUNT,
     "encoding_format": (lambda value: value in ("float", "base64"), "must be 'float' or 'base64'"),
+    "user": _STRING,
+}
+
+_SPEECH: Mapping[str, _Rule] = {
+    "speed": _NUMBER,
+    "instructions": _STRING,
+    "response_format": _STRING,
+}
+
+_TRANSCRIPTION: Mapping[str, _Rule] = {
+    "language": _STRING,
+    "prompt": _STRING,
+    "response_format": _STRING,
+    "temperature": _NUMBER,
+}
+
+_IMAGE: Mapping[str, _Rule] = {
+    "n": _COUNT,
+    "size": _STRING,
+    "quality": _STRING,
+    "style": _STRING,
+    "response_format": _STRING,
     "user": _STRING,
 }

@@ -18,7 +18,7 @@ from modelmesh_plugins.server.body import check_chat, check_embeddings, read_obj
 from modelmesh_plugins.server.disconnect import unless_disconnected
 from modelmesh_plugins.server.errors import ApiError
 from modelmesh_plugins.server.guard import REQUEST_ID, Activity
-from modelmesh_plugins.server.replies import RenderError, answered_by, json_reply
+from modelmesh_plugins.server.replies import RenderError, headers_of, json_reply
 from modelmesh_plugins.server.settings import ServerSettings
 from modelmesh_plugins.server.sse import EventStream
 
@@ -48,7 +48,7 @@ class Endpoints:
         body = await read_object(request, limit=self._settings.max_body)
         check_chat(body)
         model, streamed = body.pop("model"), body.pop("stream", None)
-        metadata = _metadata(request, body)
+        metadata = metadata_of(request, body)
         if not streamed:
             return await self._execute("chat", request, model, body, metadata)
         include_usage = _take_include_usage(body)
@@ -63,7 +63,7 @@ class Endpoints:
         """``POST /v1/embeddings``."""
         body = await read_object(request, limit=self._settings.max_body)
         check_embeddings(body)
-        return await self._execute("embeddings", request, body.pop("model"), body, _metadata(request, body))
+        return await self._execute("embeddings", request, body.pop("model"), body, metadata_of(request, body))
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
@@ -112,9 +112,7 @@ class Endpoints:
         answer = await unless_disconnected(
             request.receive, self._router.execute(operation, model, payload, metadata=metadata)
         )
-        headers = answered_by(answer.receipt.request_id, answer.model_id, answer.provider_id)
-        headers["x-modelmesh-attempts"] = str(len(answer.receipt.attempts))
-        return json_reply(answer.data, headers=headers)
+        return json_reply(answer.data, headers=headers_of(answer))
 
     def _models(self) -> dict[str, dict[str, Any]]:
         """Return what may be asked for as ``model``: pools, then the models in them; a pool's name wins."""
@@ -127,7 +125,7 @@ class Endpoints:
         return models
 
 
-def _metadata(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
+def metadata_of(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return what steers the router: the request's ID, the session for sticky routing, and trace context to pass on."""
     metadata: dict[str, Any] = {}
     if REQUEST_ID in request.scope:

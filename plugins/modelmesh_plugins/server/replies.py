@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
+from modelmesh.router import Answer
 from modelmesh_cdk.json_codec import encode_json
 from modelmesh_plugins.server.errors import ApiError
 
@@ -27,6 +28,13 @@ def answered_by(request_id: str, model_id: str | None = None, provider_id: str |
         headers["x-modelmesh-model"] = _in_header(model_id)
     if provider_id is not None:
         headers["x-modelmesh-provider"] = _in_header(provider_id)
+    return headers
+
+
+def headers_of(answer: Answer) -> dict[str, str]:
+    """Return the headers of an answer that the mesh gave."""
+    headers = answered_by(answer.receipt.request_id, answer.model_id, answer.provider_id)
+    headers["x-modelmesh-attempts"] = str(len(answer.receipt.attempts))
     return headers
 
 

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
+SPEECH = "/v1/audio/speech"
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+IMAGES = "/v1/images/generations"
 MODELS = "/v1/models"
 METRICS = "/metrics"
 STATS = "/modelmesh/stats"
 HEALTH = "/health"
 
-ENDPOINTS = (CHAT, EMBEDDINGS, MODELS, METRICS, STATS, HEALTH)
+ENDPOINTS = (CHAT, EMBEDDINGS, SPEECH, TRANSCRIPTIONS, IMAGES, MODELS, METRICS, STATS, HEALTH)
 
 KEEP_ALIVE_SECONDS = 15.0
 MAX_BODY_BYTES = 32 * 1024 * 1024

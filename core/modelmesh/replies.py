@@ -1,0 +1,107 @@
+"""What clients answer with and what they take: objects that read by attribute and by key, and parted parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelmesh.mesh import ModelMesh
+    from modelmesh.router import Answer, Router
+
+
+class Reply(dict[str, Any]):
+    """A JSON object whose keys are attributes as well, at any depth."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        super().__init__({key: _readable(value) for key, value in data.items()})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            if name.startswith("__"):
+                raise AttributeError(name) from None
+            # OpenAI's SDK answers None for the optional fields a provider left out.
+            if name in _OPTIONAL:
+                return None
+            raise AttributeError(f"the reply has no field {name!r}; it has {', '.join(self)}") from None
+
+    def model_dump(self) -> dict[str, Any]:
+        """Return plain dicts and lists."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+_OPTIONAL = frozenset(
+    {
+        "b64_json",
+        "content",
+        "duration",
+        "finish_reason",
+        "language",
+        "logprobs",
+        "name",
+        "refusal",
+        "revised_prompt",
+        "role",
+        "segments",
+        "system_fingerprint",
+        "tool_calls",
+        "url",
+        "usage",
+        "words",
+    }
+)
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Reply(value)
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def reply_of(answer: Answer) -> Reply:
+    """Return an answer as clients read it; its ``receipt`` says what it took."""
+    reply = Reply(answer.data)
+    # Set past the dict, so that the receipt neither prints nor dumps with the provider's fields.
+    object.__setattr__(reply, "receipt", answer.receipt)
+    return reply
+
+
+_CONTROL = ("session_id", "preferred_provider", "deadline")
+
+
+def split(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part what goes to the provider from what steers the router; unset (None) parameters go nowhere."""
+    extra = parameters.pop("extra_body", None) or {}
+    headers = parameters.pop("extra_headers", None)
+    deadline = parameters.pop("timeout", None)
+    metadata = {name: parameters.pop(name) for name in _CONTROL if parameters.get(name) is not None}
+    if deadline is not None:
+        metadata.setdefault("deadline", deadline)
+    if headers:
+        metadata["headers"] = headers
+    payload = {key: value for key, value in parameters.items() if value is not None}
+    return {**payload, **extra}, metadata
+
+
+class Resource:
+    """A part of a client, such as ``client.embeddings``."""
+
+    def __init__(self, mesh: ModelMesh) -> None:
+        self._mesh = mesh
+
+    @property
+    def _router(self) -> Router:
+        return self._mesh.get_router()
