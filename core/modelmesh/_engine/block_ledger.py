@@ -7,10 +7,13 @@ the block's time is over; and a process that dies takes what was left of its blo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 
+from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Ledger, RateClaim, Verdict, WindowClaim
 from modelmesh.interfaces.runtime import Clock, Random
 
@@ -61,8 +64,10 @@ class BlockLedger:
         self._seconds = seconds
         self._prefix = f"block_{int(random.random() * 2**48):012x}_"
         self._number = 0
+        self._guard = threading.Lock()  # requests run on several event loops, and blocks are tended on the mesh's own
         self._blocks: dict[str, list[_Block]] = {}
         self._holds: dict[str, _Hold] = {}
+        self._owed: list[_Block] = []
 
     async def reserve(
         self, reservation: str, claims: Sequence[Claim], *, lease: float, dispatched: bool = True
@@ -89,19 +94,23 @@ class BlockLedger:
         for claim in claims:
             if not isinstance(claim, WindowClaim):
                 continue
-            found = await self._block(claim)
+            await self._retire(claim.account)
+            found = self._from_block(claim) or await self._from_new_block(claim)
             if isinstance(found, Verdict):
                 return found
-            found.held += claim.amount
             hold.blocks[claim.account] = found, claim.amount
         return GRANTED
 
-    async def _block(self, claim: WindowClaim) -> _Block | Verdict:
-        """Return a block that holds so much more, reserving a new one if need be."""
-        await self._retire(claim.account)
-        for block in self._blocks.get(claim.account, ()):
-            if block.left >= claim.amount:
-                return block
+    def _from_block(self, claim: WindowClaim) -> _Block | None:
+        """Hold so much of a block that has it."""
+        with self._guard:
+            for block in self._blocks.get(claim.account, ()):
+                if block.left >= claim.amount:
+                    block.held += claim.amount
+                    return block
+        return None
+
+    async def _from_new_block(self, claim: WindowClaim) -> _Block | Verdict:
         size = max(claim.amount, ceil(claim.limit * self._share))
         verdict = Verdict(False)
         for _ in range(3):
@@ -112,30 +121,77 @@ class BlockLedger:
                 lease=self._seconds * _LEASE_FACTOR,
             )
             if verdict.granted:
-                self._blocks.setdefault(claim.account, []).append(block)
+                with self._guard:
+                    block.held = claim.amount
+                    self._blocks.setdefault(claim.account, []).append(block)
                 return block
             if verdict.available < claim.amount:
                 break
             size = verdict.available
+        return await self._refusal(claim, verdict)
+
+    async def _refusal(self, claim: WindowClaim, verdict: Verdict) -> Verdict:
+        """Say what could be granted, and when more may be there."""
         # What this process holds in crumbs counts as available: a smaller request would be granted from it.
-        crumbs = max((block.left for block in self._blocks.get(claim.account, ())), default=0)
-        return Verdict(False, claim.account, max(verdict.available, crumbs), verdict.retry_after)
+        with self._guard:
+            crumbs = max((block.left for block in self._blocks.get(claim.account, ())), default=0)
+        available = max(verdict.available, crumbs)
+        wait = None
+        if not available:
+            books = (await self._ledger.balances([claim.account]))[claim.account]
+            # What is not spent is held in blocks, of which something may come back when their time is over.
+            wait = self._seconds if books.reserved and books.spent < claim.limit else None
+        return Verdict(False, claim.account, available, wait)
 
     def _new(self, account: str, size: int) -> _Block:
-        self._number += 1
-        return _Block(f"{self._prefix}{self._number:x}", account, size, self._clock.monotonic() + self._seconds)
+        with self._guard:
+            self._number += 1
+            name = f"{self._prefix}{self._number:x}"
+        return _Block(name, account, size, self._clock.monotonic() + self._seconds)
 
     async def _retire(self, account: str) -> None:
         """Settle the blocks of an account whose time is over or which are used up, once nothing is held of them."""
-        blocks = self._blocks.get(account)
-        if not blocks:
+        if not self._blocks.get(account):
             return
         now = self._clock.monotonic()
-        old = [block for block in blocks if not block.held and (now >= block.ends_at or not block.left)]
-        if now >= min(block.ends_at for block in blocks) or old:
-            self._blocks[account] = [block for block in blocks if block not in old and now < block.ends_at]
-        for block in old:
-            await self._ledger.settle(block.reservation, {account: block.spent})
+        with self._guard:
+            blocks = self._blocks.get(account, [])
+            old = [block for block in blocks if not block.held and (now >= block.ends_at or not block.left)]
+            if old or any(now >= block.ends_at for block in blocks):
+                self._blocks[account] = [block for block in blocks if block not in old and now < block.ends_at]
+        for place, block in enumerate(old):
+            try:
+                await self._give(block)
+            except BaseException:
+                self._owed += old[place + 1 :]
+                raise
+
+    async def _give(self, block: _Block) -> None:
+        """Settle a block that nothing is granted from any more; one that the store does not take is owed to it."""
+        try:
+            await self._ledger.settle(block.reservation, {block.account: block.spent})
+        except BaseException:
+            self._owed.append(block)
+            raise
+
+    async def give_back_old(self) -> None:
+        """Give back the rest of blocks whose time is over, also of accounts that nobody asks for any more."""
+        owed, self._owed = self._owed, []
+        for block in owed:
+            with suppress(StateStoreError):  # it is owed again
+                await self._give(block)
+        for account in list(self._blocks):
+            with suppress(StateStoreError):  # they are owed
+                await self._retire(account)
+            with self._guard:
+                if not self._blocks.get(account, True):
+                    del self._blocks[account]
+
+    async def tend(self) -> None:
+        """Give old blocks back for as long as it runs: what a process that went quiet holds, others wait for."""
+        while True:
+            await self._clock.sleep(self._seconds / 2)
+            await self.give_back_old()
 
     async def settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
         """Book what was spent on the blocks it was granted from."""
@@ -151,14 +207,16 @@ class BlockLedger:
         return True
 
     async def _book(self, block: _Block, amount: int, spent: int) -> None:
-        block.held -= amount
-        block.spent += spent
-        if not block.held and (block.left <= 0 or block not in self._blocks.get(block.account, ())):
-            # Used up, or retired while requests were on their way: this was the last of them.
+        with self._guard:
+            block.held -= amount
+            block.spent += spent
             blocks = self._blocks.get(block.account, [])
-            if block in blocks:
+            # Used up, or retired while requests were on their way: this was the last of them.
+            is_over = not block.held and (block.left <= 0 or block not in blocks)
+            if is_over and block in blocks:
                 blocks.remove(block)
-            await self._ledger.settle(block.reservation, {block.account: block.spent})
+        if is_over:
+            await self._give(block)
 
     async def release(self, reservation: str) -> bool:
         """Give everything back."""
@@ -166,8 +224,9 @@ class BlockLedger:
 
     def _forget(self, reservation: str) -> None:
         """Give back to the blocks alone, without asking the ledger; one that is over is settled by its lease."""
-        for block, amount in self._holds.pop(reservation).blocks.values():
-            block.held -= amount
+        with self._guard:
+            for block, amount in self._holds.pop(reservation).blocks.values():
+                block.held -= amount
 
     async def _give_back(self, reservation: str) -> bool:
         hold = self._holds.pop(reservation, None)
@@ -183,7 +242,9 @@ class BlockLedger:
 
     async def close(self) -> None:
         """Give the rest of every block back."""
-        blocks, self._blocks = self._blocks, {}
-        for each in blocks.values():
+        with self._guard:
+            blocks, self._blocks = self._blocks, {}
+            owed, self._owed = self._owed, []
+        for each in (*blocks.values(), owed):
             for block in each:
                 await self._ledger.settle(block.reservation, {block.account: block.spent + block.held})

@@ -112,6 +112,7 @@ class Graph:
             self.background.append(start(self.state_manager.run()))
         if self.shared_routing is not None:
             self.background.append(start(self.shared_routing.run()))
+            self.background.append(start(self.engine.driver.limits.tend()))
         if self.prober is not None and self.prober.is_wanted:
             self.background.append(start(self.prober.run()))
 

@@ -44,6 +44,12 @@ _PROMPT_MARGIN = 1.25
 """How much larger than estimated a prompt is taken to be: estimates err on the side of having spent."""
 
 
+HELD_SECONDS = 1.0
+"""After what time a limit is asked again that is not spent, but held by requests on their way."""
+
+RATE_LIMITED = "rate_limited"
+"""Reason of a model that rests for moments: for a rate, or until others give back what they hold."""
+
 StoreErrorPolicy = Literal["local", "closed", "open"]
 
 STORE_DOWN = "store_down"
@@ -262,7 +268,21 @@ class Limits:
         if verdict.granted:
             return hold
         call.refusals += 1
-        return self._refused(call, member, hold, verdict, now)
+        return self._refused(call, member, hold, await self._with_wait(hold, verdict), now)
+
+    async def _with_wait(self, hold: Hold, verdict: Verdict) -> Verdict:
+        """Say of a window with nothing left when to ask again, if it is not spent but held by other requests."""
+        if verdict.available or verdict.retry_after is not None:
+            return verdict
+        limit = next(limit for limit, account in hold.accounts if account == verdict.account)
+        if limit.period is not None:
+            return verdict
+        try:
+            books = (await hold.ledger.balances([verdict.account]))[verdict.account]
+        except StateStoreError:
+            return verdict
+        is_held = books.reserved > 0 and books.spent < limit.amount
+        return replace(verdict, retry_after=HELD_SECONDS) if is_held else verdict
 
     async def _claim(self, call: Call, hold: Hold, claims: list[Claim]) -> Verdict:
         """Reserve; a request that nobody bounded takes what is left of a window rather than nothing."""
@@ -320,8 +340,7 @@ class Limits:
         elif limit.unit == "nano_usd":
             error = self._over_budget(call, limit, hold, verdict, now)
         else:
-            wait = None if limit.window is None else limit.window.at(now)[1] - now
-            error = LimitReachedError(f"{limit.subject} is used up", retry_after=wait)
+            error = LimitReachedError(f"{limit.subject} is used up", retry_after=_wait(limit, verdict, now))
         error.provider_id, error.model_id = member.provider_id, member.model_id
         if hold.ledger is self._ledger:  # a share that is used up while the ledger is down is no reason to rest
             self._rest(call, member, limit, verdict, now)
@@ -340,15 +359,15 @@ class Limits:
         )
         if call.policy.on_budget_exceeded == "error":
             raise budget
-        wait = None if limit.window is None else limit.window.at(now)[1] - now
-        return BudgetReachedError(budget, retry_after=wait)
+        return BudgetReachedError(budget, retry_after=_wait(limit, verdict, now))
 
     def _rest(self, call: Call, member: Member, limit: Limit, verdict: Verdict, now: float) -> None:
         """Put whom the limit concerns to rest until it may allow calls again."""
-        if limit.period is not None:
+        if limit.period is not None or verdict.retry_after is not None:
             moment = self._clock.monotonic()
             if verdict.retry_after is not None and not member.pool.is_last_active(member):
-                member.pool.deactivate_member(member, limit.reason, rest=verdict.retry_after, now=moment)
+                reason = RATE_LIMITED if limit.period is None else limit.reason
+                member.pool.deactivate_member(member, reason, rest=verdict.retry_after, now=moment)
             return
         if verdict.available <= 0:  # otherwise a smaller request still fits
             self._rest_window(member, limit, now)
@@ -412,6 +431,11 @@ class Limits:
                 Severity.ERROR, "storage", "a request could not be settled; it counts as reserved", error=str(error)
             )
 
+    async def tend(self) -> None:
+        """Give back what was taken in advance and not used, for as long as it runs; ends at once if there is none."""
+        if isinstance(self._ledger, BlockLedger):
+            await self._ledger.tend()
+
     async def finish(self) -> None:
         """Wait for what is still being settled on this loop, and give back what was taken in advance."""
         loop = asyncio.get_running_loop()
@@ -438,6 +462,13 @@ class Limits:
                 )
             if limit.enforce and spent >= limit.amount:
                 self._rest_window(hold.member, limit, self._clock.time())
+
+
+def _wait(limit: Limit, verdict: Verdict, now: float) -> float | None:
+    """Return the seconds until a window may grant again: when others give back what they hold, or when it is over."""
+    if verdict.retry_after is not None:
+        return verdict.retry_after
+    return None if limit.window is None else limit.window.at(now)[1] - now
 
 
 def _was_refused(error: ProviderError) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from modelmesh._engine.block_ledger import BlockLedger
+from modelmesh._engine.block_ledger import BLOCK_SECONDS, BlockLedger
+from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Claim, RateClaim, Verdict, WindowClaim
 from modelmesh_cdk.testing import FakeClock, context
 from modelmesh_plugins.state_stores.memory import MemoryStateStore
@@ -21,6 +22,7 @@ class Counted(MemoryStateStore):
     """Counts the calls that a store elsewhere would have to carry."""
 
     calls = 0
+    is_down = False
 
     async def reserve(self, *args: Any, **facts: Any) -> Verdict:
         self.calls += 1
@@ -28,6 +30,8 @@ class Counted(MemoryStateStore):
 
     async def settle(self, *args: Any, **facts: Any) -> bool:
         self.calls += 1
+        if self.is_down:
+            raise StateStoreError("down")
         return await super().settle(*args, **facts)
 
 
@@ -168,3 +172,57 @@ def test_an_id_that_is_reserved_is_granted_again() -> None:
         return again.granted, await ledger.settle("same", {"budget": 10}), await ledger.settle("same", {"budget": 10})
 
     assert asyncio.run(scenario()) == (True, True, False)
+
+
+def test_a_refusal_says_when_others_may_give_blocks_back() -> None:
+    """What is missing is held by blocks, so it may be there again when their time is over, at the latest."""
+
+    async def scenario() -> Verdict:
+        world = World(2, share=1.0)
+        await world.spend(0, 1, limit=100)
+        return await world.ledgers[1].reserve("refused", claim(1, limit=100), lease=60.0)
+
+    verdict = asyncio.run(scenario())
+
+    assert not verdict.granted
+    assert verdict.retry_after == BLOCK_SECONDS
+
+
+def test_a_refusal_of_what_is_spent_names_no_time() -> None:
+    """Nobody can give back what is gone."""
+
+    async def scenario() -> Verdict:
+        world = World(2, share=1.0)
+        await world.spend(0, 100, limit=100)
+        return await world.ledgers[1].reserve("refused", claim(1, limit=100), lease=60.0)
+
+    assert asyncio.run(scenario()).retry_after is None
+
+
+def test_a_quiet_process_gives_its_blocks_back_when_their_time_is_over() -> None:
+    """Others need not wait for it to ask again."""
+
+    async def scenario() -> bool:
+        world = World(2, share=1.0)
+        await world.spend(0, 1, limit=100)
+        world.clock.advance(BLOCK_SECONDS)
+        await world.ledgers[0].give_back_old()
+        return await world.spend(1, 99, limit=100)
+
+    assert asyncio.run(scenario())
+
+
+def test_a_block_the_store_did_not_take_back_is_given_back_later() -> None:
+    """What is not used is not lost because the store was down for a moment."""
+
+    async def scenario() -> tuple[int, int]:
+        world = World(1, share=0.5)
+        await world.spend(0, 10)
+        world.clock.advance(BLOCK_SECONDS)
+        world.store.is_down = True
+        await world.ledgers[0].give_back_old()
+        world.store.is_down = False
+        await world.ledgers[0].give_back_old()
+        return await world.booked()
+
+    assert asyncio.run(scenario()) == (10, 0)
