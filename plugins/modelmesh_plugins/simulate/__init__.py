@@ -1,0 +1,1 @@
+"""What ``modelmesh simulate`` does: a configuration under a scenario, in virtual time."""
