@@ -6,12 +6,30 @@ as JSON. ``tests/benchmarks/reliability.py`` does both and writes ``docs/results
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
 
+import httpx
 import pytest
+import yaml
+
+from modelmesh.errors import ProviderError
+from modelmesh.interfaces.provider import Timeouts
+from modelmesh.mesh import ModelMesh
+from modelmesh.plugins import PluginHost
+from modelmesh_cdk.http import Http
+from modelmesh_cdk.testing import FaultServer, refused_url
+
+KEY = "sk-canary-Zq7vR3nT9xW1mK5pL8dF"
+"""Of every provider; the suite sees to it that it is shown nowhere."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,3 +68,174 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
     file: Path | None = request.config.getoption("--reliability-figures", None)
     if file is not None:
         file.write_text(json.dumps(kept.rows, indent=1), encoding="utf-8")
+
+
+class Sockets:
+    """Providers on real sockets and a mesh over them, from a YAML file as users write it.
+
+    Provider ``p0`` has the model ``m0``, and so on; the pool is called ``chat``.
+
+    Attributes:
+        servers: The providers, in the order of the pool.
+    """
+
+    def __init__(self, folder: Path, plugins: PluginHost) -> None:
+        self.servers: list[FaultServer] = []
+        self._urls: list[str] = []
+        self._folder = folder
+        self._plugins = plugins
+        self._mesh: ModelMesh | None = None
+
+    def provider(self, step: Any = None) -> FaultServer:
+        """Start a provider that answers every request with this step."""
+        server = FaultServer(default=step).start()
+        self.servers.append(server)
+        self._urls.append(server.url)
+        return server
+
+    def elsewhere(self, url: str) -> None:
+        """Add a provider where no FaultServer listens."""
+        self._urls.append(url)
+
+    def mesh(self, *, provider: Mapping[str, Any] | None = None, **pool: Any) -> ModelMesh:
+        """Write the file and load it.
+
+        Args:
+            provider: Further settings of every provider.
+            pool: Settings of the pool.
+        """
+        places = range(len(self._urls))
+        document = {
+            "providers": {
+                f"p{place}": {
+                    "connector": "modelmesh.openai-compatible.v1",
+                    "base_url": self._urls[place],
+                    "api_key": "${secrets:FAULT_KEY}",
+                    **(provider or {}),
+                }
+                for place in places
+            },
+            "models": {
+                f"m{place}": {
+                    "provider": f"p{place}",
+                    "model": "fault-model",
+                    "capabilities": ["chat-completion"],
+                    "pricing": {"input_per_1k_tokens": 0.0, "output_per_1k_tokens": 0.001},
+                }
+                for place in places
+            },
+            "pools": {"chat": {"capability": "chat-completion", **pool}},
+        }
+        file = self._folder / "mesh.yaml"
+        file.write_text(yaml.safe_dump(document), encoding="utf-8")
+        self._mesh = ModelMesh(plugins=self._plugins, environ={"FAULT_KEY": KEY})
+        self._mesh.initialize(file)
+        return self._mesh
+
+    def close(self) -> None:
+        """End the mesh, see that it let go of every connection, and end the providers."""
+        try:
+            if self._mesh is not None:
+                self._mesh.shutdown()
+                assert all(server.wait_until_unconnected(5.0) for server in self.servers)
+        finally:
+            for server in self.servers:
+                server.stop()
+
+
+class Lateness:
+    """How late the event loop itself is: what this machine adds to every clock while others use it, too.
+
+    Use it as an asynchronous context manager; ``worst`` is in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+
+    async def __aenter__(self) -> Lateness:
+        self._watching = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._watching
+
+    async def _watch(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.005)
+            self.worst = max(self.worst, time.monotonic() - before - 0.005)
+
+
+@pytest.fixture
+def lateness() -> type[Lateness]:
+    """The class; one is made for each stretch of time that is measured."""
+    return Lateness
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value that this share of them does not pass."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+@pytest.fixture
+def spread() -> Any:
+    """Shows seconds as milliseconds: median, 99th percentile, most."""
+
+    def show(seconds: Sequence[float]) -> str:
+        return ", ".join(
+            f"{word} {figure * 1000:.1f} ms"
+            for word, figure in (
+                ("p50", quantile(seconds, 0.5)),
+                ("p99", quantile(seconds, 0.99)),
+                ("max", max(seconds)),
+            )
+        )
+
+    return show
+
+
+@pytest.fixture
+def p99() -> Any:
+    """Returns the 99th percentile."""
+    return lambda seconds: quantile(seconds, 0.99)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """Load aiohttp and the certificates once, so that nothing with short clocks pays for it."""
+
+    async def fail_once() -> None:
+        http = Http()
+        with suppress(ProviderError):
+            await http.send("GET", httpx.URL(refused_url()), dict, timeouts=Timeouts())
+        await http.close()
+
+    asyncio.run(fail_once())
+
+
+@pytest.fixture(scope="session")
+def plugins() -> PluginHost:
+    """The installed plugins, found once."""
+    return PluginHost()
+
+
+@pytest.fixture(params=["aiohttp", "httpx"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The carrier of the bytes: aiohttp as with the ``fast`` extra, or httpx's own as without it."""
+    name = str(request.param)
+    if name == "httpx":
+        monkeypatch.setitem(sys.modules, "httpx_aiohttp", cast("ModuleType", None))
+    else:
+        pytest.importorskip("httpx_aiohttp")
+    return name
+
+
+@pytest.fixture
+def sockets(tmp_path: Path, plugins: PluginHost, transport: str) -> Iterator[Sockets]:
+    """Providers on sockets, once for each transport."""
+    made = Sockets(tmp_path, plugins)
+    yield made
+    made.close()
