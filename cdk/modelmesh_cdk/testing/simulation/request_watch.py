@@ -18,7 +18,8 @@ _LATE = 0.05
 """Seconds by which a request may pass its deadline."""
 _LEAVING = 0.1
 """Seconds in which everything is to be closed behind a caller who went away."""
-_STORE = frozenset({"store_down", "store_slow"})
+_RETENTION = 6 * 86_400.0
+"""Seconds after which statistics no longer remember everything."""
 
 
 class RequestWatch:
@@ -220,7 +221,7 @@ class RequestWatch:
                     self._watch.broke(
                         "R7", f"{member.model_id} has {member.model.in_flight} calls in flight, and nobody asks"
                     )
-            if not process.crashed:
+            if not process.crashed and self._watch.now() < _RETENTION:
                 self._look_at_statistics(process)
 
     def _look_at_statistics(self, process: SimulatedProcess) -> None:

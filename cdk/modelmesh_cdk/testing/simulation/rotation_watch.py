@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _HEALING = frozenset({"error_threshold", "rate_limited"})
 """Reasons under which the last active member of a pool is left alone."""
 
+_NEWS = 3.0
+"""Seconds that word of a move, and word of what ended it, may take over a store that is slow."""
+
 
 class RotationWatch:
     """Compares each pool's members with what they were a step ago.
@@ -75,7 +78,7 @@ class RotationWatch:
         answered = any(
             call.outcome in ("answered", "left")
             # What another process found out came with a message, which may be older than this process's own rest.
-            and (call.began if call.process == process.number else call.ended) >= since
+            and (call.began if call.process == process.number else call.ended + _NEWS) >= since
             for call in reversed(self._watch.calls)
             if call.model == member.model_id
         )

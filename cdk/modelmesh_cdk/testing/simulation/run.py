@@ -29,6 +29,7 @@ class Outcome:
         steps: Callbacks that were run.
         seconds: Of virtual time.
         calls: Made to providers.
+        call_times: When each was made, in seconds of the simulation.
     """
 
     world: World
@@ -38,6 +39,11 @@ class Outcome:
     steps: int = 0
     seconds: float = 0.0
     calls: int = 0
+    call_times: list[float] = field(default_factory=list)
+
+    def calls_between(self, since: float, until: float) -> int:
+        """How many calls were made to providers in a span."""
+        return sum(1 for each in self.call_times if since <= each < until)
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -72,7 +78,8 @@ def run_world(world: World) -> Outcome:
         loop.after_step = None
         seconds = loop.time() - started
         loop.close()
-    return Outcome(world, loop.digest, broken, asked, loop.steps, seconds, len(watch.calls))
+    made = [call.began for call in watch.calls]
+    return Outcome(world, loop.digest, broken, asked, loop.steps, seconds, len(made), made)
 
 
 class _Simulation:
