@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     )
     from modelmesh.hookspecs import hookimpl
     from modelmesh.mesh import ModelMesh
+    from modelmesh.middleware import Middleware, MiddlewareContext, MiddlewareStack, ShortCircuit
     from modelmesh.plugins import PluginHost
     from modelmesh.router import (
         BatchJob,
@@ -110,6 +111,7 @@ _HOMES: dict[str, str] = {
     ),
     "hookimpl": "hookspecs",
     "ModelMesh": "mesh",
+    **dict.fromkeys(("Middleware", "MiddlewareContext", "MiddlewareStack", "ShortCircuit"), "middleware"),
     "PluginHost": "plugins",
     **dict.fromkeys(
         ("BatchJob", "CompletionRequest", "CompletionResponse", "Router", "RoutingDecision", "RoutingOptions"), "router"
@@ -138,6 +140,9 @@ __all__ = [
     "InvalidRequestError",
     "MalformedResponseError",
     "MeshConfig",
+    "Middleware",
+    "MiddlewareContext",
+    "MiddlewareStack",
     "Model",
     "ModelDefinition",
     "ModelMesh",
@@ -168,6 +173,7 @@ __all__ = [
     "RoutingPipeline",
     "SecretNotFoundError",
     "SessionModelUnavailableError",
+    "ShortCircuit",
     "StateStoreError",
     "StatisticsCollector",
     "StatsScope",

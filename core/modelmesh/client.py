@@ -21,6 +21,7 @@ from modelmesh.router import RoutedStream, RoutingOptions
 if TYPE_CHECKING:
     from modelmesh.config import MeshConfig
     from modelmesh.mesh import ModelMesh
+    from modelmesh.middleware import Middleware
 
 
 class ChatStream:
@@ -286,6 +287,7 @@ def create(
     api_keys: Mapping[str, str] | None = None,
     config: str | Path | Mapping[str, Any] | MeshConfig | None = None,
     environ: Mapping[str, str] | None = None,
+    middleware: Sequence[Middleware] = (),
 ) -> OpenAIClient:
     """Build a client: from a configuration, or from capabilities and the provider keys in the environment.
 
@@ -298,13 +300,14 @@ def create(
         api_keys: Keys by provider (``"openai"``) or variable name; then the environment is not looked at.
         config: A YAML or JSON file, a mapping, or a `MeshConfig`; then nothing is detected.
         environ: Instead of the process environment.
+        middleware: Code of the application's own around each attempt; see `modelmesh.middleware`.
 
     Raises:
         CreateArgumentError: Neither capabilities, nor ``pool``, nor ``config`` was given.
         NoProvidersError: No provider was found.
         ConfigurationError: Anything else that is wrong with what was asked.
     """
-    return OpenAIClient(_mesh(capabilities, pool, providers, models, strategy, api_keys, config, environ))
+    return OpenAIClient(_mesh(capabilities, pool, providers, models, strategy, api_keys, config, environ, middleware))
 
 
 def create_async(
@@ -316,9 +319,12 @@ def create_async(
     api_keys: Mapping[str, str] | None = None,
     config: str | Path | Mapping[str, Any] | MeshConfig | None = None,
     environ: Mapping[str, str] | None = None,
+    middleware: Sequence[Middleware] = (),
 ) -> AsyncOpenAIClient:
     """Build an asynchronous client; the arguments are those of `create`."""
-    return AsyncOpenAIClient(_mesh(capabilities, pool, providers, models, strategy, api_keys, config, environ))
+    return AsyncOpenAIClient(
+        _mesh(capabilities, pool, providers, models, strategy, api_keys, config, environ, middleware)
+    )
 
 
 def _mesh(
@@ -330,12 +336,13 @@ def _mesh(
     api_keys: Mapping[str, str] | None,
     config: str | Path | Mapping[str, Any] | MeshConfig | None,
     environ: Mapping[str, str] | None,
+    middleware: Sequence[Middleware],
 ) -> ModelMesh:
     from modelmesh.detection import Detection, detected_config
     from modelmesh.mesh import ModelMesh
 
     environment = os.environ if environ is None else environ
-    mesh = ModelMesh(environ=environment)
+    mesh = ModelMesh(environ=environment, middleware=middleware)
     try:
         if config is not None:
             mesh.initialize(config)

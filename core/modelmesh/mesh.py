@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -20,6 +20,7 @@ from modelmesh.errors import ModelMeshError, StateStoreError, UsageError
 from modelmesh.interfaces.observability import LogLevel, Severity
 from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.strategy import DeactivationReason
+from modelmesh.middleware import Middleware, MiddlewareStack
 from modelmesh.plugins import PluginHost
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class ModelMesh:
         plugins: Where connectors come from; the installed entry points by default.
         environ: Where the environment secret store looks; the process environment by default.
         loop: An event loop of the caller's for the mesh's background work; by default one on a thread of its own.
+        middleware: Code of the application's own around each attempt; see `modelmesh.middleware`.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class ModelMesh:
         plugins: PluginHost | None = None,
         environ: Mapping[str, str] | None = None,
         loop: AbstractEventLoop | None = None,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
         self._clock = clock or SystemClock()
         self._random = random or system_random()
         self._plugins = plugins or PluginHost()
         self._environ = os.environ if environ is None else environ
         self._loop = LoopThread(borrowed=loop)
+        self._middleware = MiddlewareStack(middleware)
         self._graph: Graph | None = None
         self._source: MeshConfig | None = None
         self._secrets: Mapping[str, str] | None = None
@@ -106,7 +110,12 @@ class ModelMesh:
         configuration, self._source = self._loaded(config, secrets)
         self._secrets = secrets
         graph = self._graph = build_graph(
-            configuration, plugins=self._plugins, clock=self._clock, random=self._random, loop=self._loop
+            configuration,
+            plugins=self._plugins,
+            clock=self._clock,
+            random=self._random,
+            loop=self._loop,
+            middleware=self._middleware,
         )
         telemetry = graph.engine.telemetry
         if telemetry.wants_debug:
@@ -313,6 +322,11 @@ class ModelMesh:
     def plugins(self) -> PluginHost:
         """Where connectors come from."""
         return self._plugins
+
+    @property
+    def middleware(self) -> MiddlewareStack:
+        """The application's own code around attempts; add to it at any time."""
+        return self._middleware
 
     def get_router(self) -> Router:
         """Return the router."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelmesh._engine.pool import CapabilityPool, Member
     from modelmesh._engine.trace_context import RequestTrace
     from modelmesh.interfaces.observability import RequestLogEntry
+    from modelmesh.middleware import MiddlewareContext
 
 
 class Call:
@@ -31,6 +32,7 @@ class Call:
         held_log: The record of a failed attempt, until it is known whether another follows.
         last_member: Whom the last attempt called.
         during_rest: When the rest was to end in which its last attempt was made; None if nobody rested.
+        context: What middleware is told of the present attempt; None where there is none.
         partial: Text of broken streams that the caller has seen already, under ``on_stream_failure: continue``.
     """
 
@@ -38,6 +40,7 @@ class Call:
         "attempts",
         "capability",
         "clock",
+        "context",
         "deadline_at",
         "during_rest",
         "headers",
@@ -98,6 +101,7 @@ class Call:
         self.provider_seconds = 0.0
         self.waited_seconds = 0.0
         self.last_member: Member | None = None
+        self.context: MiddlewareContext | None = None
         self.during_rest: float | None = None
         self.partial = ""
         own = metadata.get("deadline") if metadata else None

@@ -197,7 +197,16 @@ def prepare(
     unheard = Dispatcher(clock=clock, redactor=dispatcher.redactor)
     after: Graph | None = None
     try:
-        after = assemble(configuration, unheard, plugins=plugins, clock=clock, random=random, loop=loop, before=before)
+        after = assemble(
+            configuration,
+            unheard,
+            plugins=plugins,
+            clock=clock,
+            random=random,
+            loop=loop,
+            middleware=before.engine.driver.middleware,
+            before=before,
+        )
         for observer in fresh:
             bind_observer(observer, dispatcher, clock, random)
             attach(observer.connector)

@@ -227,12 +227,14 @@ class ProviderResponse:
         usage: Tokens, or None when the provider did not say.
         rate_limits: From the answer's headers, or None.
         headers: The answer's headers that are worth passing on; no cookies, no credentials.
+        cost: USD; filled in by the mesh for middleware, None when the price is not known.
     """
 
     data: dict[str, Any]
     usage: TokenUsage | None = None
     rate_limits: RateLimitStatus | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    cost: float | None = None
 
     @classmethod
     def text(
