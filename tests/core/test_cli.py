@@ -80,7 +80,7 @@ def test_help_lists_the_commands(run: Run) -> None:
 
     assert result.returncode == 0
     assert {"check", "plugins", "schema"} <= set(result.stdout.split())
-    assert "Check a configuration FILE" in result.stdout
+    assert "wrong with a configuration FILE" in result.stdout
 
 
 def test_plugins_are_a_table(run: Run) -> None:
@@ -266,3 +266,43 @@ def test_without_the_cli_extra_the_answer_is_the_command_that_brings_it(
     assert result.stdout == ""
     assert library in result.stderr
     assert f"try: pip install 'modelmesh-router[{extra}]'" in result.stderr
+
+
+def test_the_list_of_commands_tells_each_in_a_whole_sentence(run: Run) -> None:
+    """None is cut off with dots at 80 columns."""
+    _, _, commands = run("--help").stdout.partition("Commands:")
+
+    assert "check" in commands
+    assert "..." not in commands
+
+
+def test_explain_refuses_a_provider_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    """A preference that nobody meets would be ignored without a word."""
+    write(tmp_path, mesh__yaml=GOOD)
+
+    result = run("explain", "chat-completion", "--config", "mesh.yaml", "--provider", "locl")
+
+    assert result.returncode == 1
+    assert "unknown provider 'locl'; did you mean 'local'?" in result.stderr
+
+
+def test_demo_that_cannot_keep_its_configuration_says_so(run: Run) -> None:
+    """One line and no traceback, before anything is sent."""
+    result = run("demo", "--plain", "--requests", "1", "--save", "nowhere/mesh.yaml")
+
+    assert result.returncode == 1
+    assert "nowhere/mesh.yaml: cannot be written: No such file or directory" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """Output that cannot be written is an error, and no traceback."""
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "modelmesh", "plugins", "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False, cwd=tmp_path,
+        )  # fmt: skip
+
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr

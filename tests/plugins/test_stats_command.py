@@ -120,10 +120,11 @@ def test_a_url_is_taken_as_people_write_it(run: Run, server: ProxyServer, spelle
 
 
 def test_a_narrow_terminal_loses_no_name(run: Run, server: ProxyServer) -> None:
-    """Names are folded, not cut."""
-    _, out, _ = run(server.url, columns="60")
+    """Names and figures are wider than it, rather than cut."""
+    _, narrow, _ = run(server.url, columns="60")
 
-    assert "providers" in out
+    assert "fast[1]" in narrow
+    assert "…" not in narrow
 
 
 def test_connectors_that_lost_records_are_named() -> None:
@@ -281,3 +282,12 @@ def test_it_starts_without_the_server_libraries() -> None:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=True)
 
     assert result.stdout.strip() == "[]"
+
+
+def test_a_url_with_credentials_is_refused_and_not_shown(run: Run) -> None:
+    """A password in the URL would stand in every message about it."""
+    status, out, err = run("http://user:secret-word@127.0.0.1:1")
+
+    assert status == 1
+    assert "must not hold credentials" in err
+    assert "secret-word" not in out + err

@@ -14,7 +14,7 @@ from modelmesh.plugins import PluginHost
 @click.command("check")
 @click.argument("file", type=click.Path())
 def command(file: str) -> int:
-    """Check a configuration FILE and list everything that is wrong with it.
+    """List everything that is wrong with a configuration FILE.
 
     Connectors are loaded and secrets looked up; nothing is sent anywhere.
     """

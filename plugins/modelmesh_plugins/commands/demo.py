@@ -23,12 +23,12 @@ from modelmesh_plugins.demo.run import Outcome, configuration, send_all
 @click.option("--plain", is_flag=True, help="No colours, no live progress.")
 @click.option("--save", type=click.Path(dir_okay=False), help="Keep the configuration in this file.")
 def command(total: int, concurrency: int, plain: bool, save: str | None) -> int:
-    """Route requests over three local providers, two of which fail, and show what became of each.
+    """Watch requests being routed around providers that fail.
 
-    One provider has a free quota that runs out; one fails, drops connections and cuts streams; one is steady and dear.
-    All listen on this machine only. The exit status is 0 only if every answer was whole.
+    Three providers listen on this machine only. One has a free quota that runs out; one fails, drops connections and
+    cuts streams; one is steady and dear. The exit status is 0 only if every answer was whole.
     """
-    console = Console(no_color=plain, force_terminal=False if plain else None, highlight=False)
+    console = Console(no_color=plain or None, force_terminal=False if plain else None, highlight=False)
     with providers.free() as free, providers.flaky() as flaky, providers.steady() as steady:
         text = configuration(free.url, flaky.url, steady.url)
         console.print("Three providers listen on this machine. All that ModelMesh is told:\n")
@@ -38,7 +38,10 @@ def command(total: int, concurrency: int, plain: bool, save: str | None) -> int:
             console.print(text, markup=False, soft_wrap=True)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(save) if save else Path(folder) / "modelmesh.yaml"
-            file.write_text(text, encoding="utf-8")
+            try:
+                file.write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise click.ClickException(f"{file}: cannot be written: {error.strerror}") from None
             outcomes = asyncio.run(_run(file, total, concurrency, console))
     return 0 if len(outcomes) == total and all(outcome.is_whole for outcome in outcomes) else 1
 

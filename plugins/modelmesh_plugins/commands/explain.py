@@ -10,9 +10,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from modelmesh.errors import unknown_name
 from modelmesh.explanation import ExplainedPool, Explanation
 from modelmesh.mesh import ModelMesh
 from modelmesh.router import RoutingOptions
+from modelmesh_plugins.commands.tables import print_whole
 
 
 @click.command("explain")
@@ -32,15 +34,17 @@ def command(
     session: str | None,
     as_json: bool,
 ) -> int:
-    """Show where a request to POOL (or a capability, or a model) would go: nothing is sent.
+    """Show where a request to POOL would go; nothing is sent.
 
-    Each candidate is listed with what removed it or its score, in the order they would be tried. The exit status is 1
-    when nobody can serve the request.
+    POOL may be a capability or a model as well. Each candidate is listed with what removed it or its score, in the
+    order they would be tried. The exit status is 1 when nobody can serve the request.
     """
     payload = None if request_file is None else _body(request_file)
     mode = "streaming" if stream or (payload or {}).get("stream") else "sync"
     with ModelMesh() as mesh:
         mesh.initialize(Path(config))
+        if provider is not None and provider not in mesh.provider_status():
+            raise click.ClickException(unknown_name("provider", provider, list(mesh.provider_status())))
         options = RoutingOptions(mode, provider, session)
         explanation = mesh.get_router().explain(pool, payload, options)
     if as_json:
@@ -67,7 +71,7 @@ def _show(explanation: Explanation) -> None:
     console.print(f"{explanation.capability}, {explanation.delivery_mode}", markup=False)
     for pool in explanation.pools:
         console.print(f"\npool {pool.name} (strategy: {pool.strategy})", markup=False)
-        console.print(_table(pool))
+        print_whole(console, _table(pool))
         if pool.error:
             console.print(pool.error, markup=False, soft_wrap=True)
     if explanation.order:
@@ -75,11 +79,11 @@ def _show(explanation: Explanation) -> None:
 
 
 def _table(pool: ExplainedPool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("", justify="right")
-    table.add_column("model", no_wrap=True)
-    table.add_column("provider", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("model")
+    table.add_column("provider")
+    table.add_column("score", justify="right")
     table.add_column("why")
     for each in pool.candidates:
         why = f"{each.removed_by}: {each.reason}" if each.removed_by else each.reason

@@ -22,7 +22,10 @@ _ENOUGH = 24
 @click.option("--kind", type=click.Choice(list(KINDS)), help="Only this kind.")
 @click.option("--load/--no-load", default=True, help="Whether to import the plugins, to see which of them work.")
 def command(as_json: bool, kind: str | None, load: bool) -> None:
-    """List the installed connectors, with the reason and the remedy for those that cannot be used."""
+    """List the installed connectors.
+
+    Those that cannot be used are followed by the reason and the remedy.
+    """
     rows = PluginHost().list_plugins([kind] if kind else list(KINDS), load=load)
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))

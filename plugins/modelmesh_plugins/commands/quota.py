@@ -13,13 +13,14 @@ from rich.table import Table
 
 from modelmesh.mesh import ModelMesh
 from modelmesh.quota import QuotaRow
+from modelmesh_plugins.commands.tables import print_whole
 
 
 @click.command("quota")
 @click.argument("config", type=click.Path(), envvar="MODELMESH_CONFIG")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(config: str, as_json: bool) -> int:
-    """Show the limits of CONFIG as its state store has them: used, left, next reset.
+    """Show what is used and left of the limits of CONFIG.
 
     Limits are kept where the storage section says; without one they are this process's own, and empty. Times are UTC.
     """
@@ -32,17 +33,17 @@ def command(config: str, as_json: bool) -> int:
     if not rows:
         click.echo(f"{config}: sets no budget, quota or other limit")
         return 0
-    Console(highlight=False).print(_table(rows))
+    print_whole(Console(highlight=False), _table(rows))
     return 0
 
 
 def _table(rows: list[QuotaRow]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("limit")
     for name in ("used", "on their way", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("begins anew", no_wrap=True)
-    table.add_column("used up", no_wrap=True)
+        table.add_column(name, justify="right")
+    table.add_column("begins anew")
+    table.add_column("used up")
     for row in rows:
         table.add_row(
             row.subject,

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from modelmesh.errors import ConfigurationError
 from modelmesh.redaction import Redactor
+from modelmesh_plugins.commands.tables import print_whole
 from modelmesh_plugins.replay.comparison import Comparison, compare
 from modelmesh_plugins.replay.records import LogError, read_log
 from modelmesh_plugins.replay.run import replay
@@ -31,10 +32,11 @@ _MOVES = 10
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what the configuration draws by lot.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def command(log: TextIO, file: Path, seed: int, as_json: bool) -> int:
-    """Replay the requests of a LOG on another configuration; nothing is sent anywhere, and no key is needed.
+    """Replay the requests of a LOG on another configuration.
 
-    LOG is what the file or json-log connector wrote, or - for standard input. Each request is routed when it came,
-    by the real router; providers answer as the log says they did then. What cannot be known is listed at the end.
+    Nothing is sent anywhere, and no key is needed. LOG is what the file or json-log connector wrote, or - for standard
+    input. Each request is routed when it came, by the real router; providers answer as the log says they did then.
+    What cannot be known is listed at the end.
     """
     try:
         recorded = read_log(log)
@@ -50,7 +52,7 @@ def command(log: TextIO, file: Path, seed: int, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
     else:
-        Console().print(shown(found))
+        print_whole(Console(), shown(found))
     return 0
 
 

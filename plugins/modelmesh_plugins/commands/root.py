@@ -93,9 +93,15 @@ def main() -> int:
         # Whoever read the output has had enough of it (``modelmesh plugins | head``).
         sys.stderr.close()
         return 0
+    except OSError as error:
+        # A full disk behind a redirection, for instance.
+        if os.environ.get("MODELMESH_DEBUG"):
+            raise
+        print(f"Error: {Redactor().text(str(error))}", file=sys.stderr)
+        return 1
     except ModelMeshError as error:
         if os.environ.get("MODELMESH_DEBUG"):
             raise
-        print(f"error: {Redactor().text(error.message)}", file=sys.stderr)
+        print(f"Error: {Redactor().text(error.message)}", file=sys.stderr)
         return 1
     return result if isinstance(result, int) else 0

@@ -14,7 +14,10 @@ from modelmesh.plugins import PluginHost
 @click.command("schema")
 @click.option("--output", "-o", type=click.Path(dir_okay=False), help="Write to this file instead of the terminal.")
 def command(output: str | None) -> None:
-    """Print the JSON Schema of configurations, with the settings of every installed connector."""
+    """Print the JSON Schema of configurations.
+
+    It holds the settings of every installed connector, and serves editors for completion.
+    """
     text = json.dumps(build_schema(PluginHost()), indent=2, ensure_ascii=False)
     if output is None:
         click.echo(text)

@@ -19,6 +19,7 @@ from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.state_store import StateStore
 from modelmesh.plugins import PluginHost
 from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState
+from modelmesh_plugins.commands.tables import print_whole
 
 Result = TypeVar("Result")
 
@@ -45,7 +46,7 @@ def show(config: str) -> int:
     resting = {
         model: (name, standby) for name, pool in state.pools.items() for model, standby in pool.standby_models.items()
     }
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
     for name, right in (("model", False), ("status", False), ("requests", True), ("tokens", True), ("cost $", True)):
         table.add_column(name, justify="right" if right else "left")
     table.add_column("rests")
@@ -58,7 +59,7 @@ def show(config: str) -> int:
         table.add_row(
             name, model.status, str(model.quota_used), f"{model.tokens_used:,}", f"{model.cost_accumulated:.4f}", rest
         )
-    console.print(table)
+    print_whole(console, table)
     return 0
 
 

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from modelmesh_plugins.commands.tables import print_whole, whole
 from modelmesh_plugins.server.settings import STATS, is_loopback
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -135,7 +136,7 @@ def show(report: Mapping[str, Any], *, scope: str | None, as_json: bool, console
     if as_json:
         click.echo(json.dumps(_chosen(report, scope), indent=2))
     else:
-        (console or Console()).print(tables(report, scope))
+        print_whole(console or Console(), tables(report, scope))
 
 
 def tables(report: Mapping[str, Any], scope: str | None = None) -> Group:
@@ -161,7 +162,7 @@ def _table(
     for column in columns:
         table.add_column(column, overflow="fold")
     for column in ("requests", "failed", "p50 ms", "p95 ms", "p99 ms", "tokens", "cost $", "moves", "down"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right")
     for name, row in rows.items():
         first, *rest = cells(row)
         state = Text(first, style="green" if first in _GOOD else "red")
@@ -230,14 +231,14 @@ def _watch(source: Source, scope: str | None, seconds: float) -> None:
     console = Console()
     shown = tables(source.fetch(), scope)
     if not console.is_terminal:
-        console.print(shown)
-        _repeat(lambda: console.print(tables(source.fetch(), scope)), seconds)
+        print_whole(console, shown)
+        _repeat(lambda: print_whole(console, tables(source.fetch(), scope)), seconds)
         return
-    with Live(shown, console=console, screen=True, auto_refresh=False) as live:
+    with Live(whole(console, shown), console=console, screen=True, auto_refresh=False) as live:
 
         def refresh() -> None:
             try:
-                live.update(tables(source.fetch(), scope), refresh=True)
+                live.update(whole(console, tables(source.fetch(), scope)), refresh=True)
             except CannotAskError as error:
                 live.update(Text(f"{error.message}\nasking again every {seconds:g} s", style="yellow"), refresh=True)
 
@@ -261,6 +262,8 @@ def _base(url: str) -> str:
         is_web = urlsplit(whole).scheme in ("http", "https")
     except ValueError:
         is_web = False
+    if is_web and "@" in urlsplit(whole).netloc:
+        raise CannotAskError("the URL must not hold credentials; put the server's key into the environment")
     if not is_web:
         raise CannotAskError(f"{whole!r} is no http or https URL; write it as http://HOST:PORT")
     return whole.rstrip("/").removesuffix("/v1").rstrip("/")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from modelmesh.interfaces.provider import AttemptRecord
 from modelmesh.mesh import ModelMesh
+from modelmesh_plugins.commands.tables import print_whole
 from modelmesh_plugins.demo.run import POOL, Outcome
 
 _SAID = {
@@ -28,7 +29,8 @@ _SAID = {
 
 def report(mesh: ModelMesh, outcomes: Sequence[Outcome]) -> Group:
     """Return all tables and the verdict."""
-    return Group("", answers(mesh, outcomes), "", failures(outcomes), "", verdict(outcomes))
+    met = failures(outcomes)
+    return Group("", answers(mesh, outcomes), "", *((met, "") if met.row_count else ()), verdict(outcomes))
 
 
 def answers(mesh: ModelMesh, outcomes: Sequence[Outcome]) -> Table:
@@ -91,7 +93,8 @@ def verdict(outcomes: Sequence[Outcome]) -> Text:
 
 def print_report(console: Console, mesh: ModelMesh, outcomes: Sequence[Outcome]) -> None:
     """Print all of it."""
-    console.print(report(mesh, outcomes))
+    for part in report(mesh, outcomes).renderables:
+        print_whole(console, part)
 
 
 def _failure(attempt: AttemptRecord, *, streamed: bool) -> str:
