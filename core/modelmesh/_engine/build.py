@@ -42,6 +42,7 @@ from modelmesh.errors import ModelMeshError
 from modelmesh.interfaces.observability import Severity, TraceEntry
 from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.state_store import StateStore
+from modelmesh.middleware import MiddlewareStack
 from modelmesh.redaction import Redactor
 from modelmesh.router import Router
 from modelmesh.state_manager import StateManager
@@ -128,7 +129,13 @@ class Graph:
 
 
 def build_graph(
-    configuration: Configuration, *, plugins: PluginHost, clock: Clock, random: Random, loop: LoopThread
+    configuration: Configuration,
+    *,
+    plugins: PluginHost,
+    clock: Clock,
+    random: Random,
+    loop: LoopThread,
+    middleware: MiddlewareStack | None = None,
 ) -> Graph:
     """Build a mesh's objects.
 
@@ -142,7 +149,15 @@ def build_graph(
     observers = observers_of(configuration.observability, connectors=plugins)
     connect(observers, dispatcher, clock, random)
     try:
-        graph = assemble(configuration, dispatcher, plugins=plugins, clock=clock, random=random, loop=loop)
+        graph = assemble(
+            configuration,
+            dispatcher,
+            plugins=plugins,
+            clock=clock,
+            random=random,
+            loop=loop,
+            middleware=middleware,
+        )
         graph.observers = observers
         graph.flushing = flushing_of(configuration, graph)
         return graph
@@ -162,6 +177,7 @@ def assemble(
     clock: Clock,
     random: Random,
     loop: LoopThread,
+    middleware: MiddlewareStack | None = None,
     before: Graph | None = None,
 ) -> Graph:
     """Build everything but who watches.
@@ -173,6 +189,7 @@ def assemble(
         clock: Time.
         random: Randomness.
         loop: For blocking callers and background work.
+        middleware: The application's own code around attempts.
         before: The graph this one is to follow: its lock, statistics, notes of changes and, where the configuration
             of it is the same, its state store are taken over.
 
@@ -216,7 +233,7 @@ def assemble(
     engine = Engine(
         clock,
         random,
-        Driver(Recorder(telemetry, statistics, lock), plugins, limits),
+        Driver(Recorder(telemetry, statistics, lock), plugins, limits, middleware),
         telemetry,
         statistics,
         loop,

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
+from modelmesh._engine import hooks
 from modelmesh._engine.attempt import Pause, attempts
 from modelmesh._engine.call import Call
 from modelmesh._engine.deadlines import Deadlines
@@ -28,6 +29,7 @@ from modelmesh.errors import (
     StreamInterruptedError,
 )
 from modelmesh.interfaces.provider import ProviderChunk, ProviderRequest, ProviderResponse
+from modelmesh.middleware import MiddlewareStack, ShortCircuit
 
 if TYPE_CHECKING:
     from modelmesh.plugins import PluginHost
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
 class Driver:
     """Awaits what the machine asks for."""
 
-    def __init__(self, recorder: Recorder, plugins: PluginHost, limits: Limits) -> None:
+    def __init__(
+        self, recorder: Recorder, plugins: PluginHost, limits: Limits, middleware: MiddlewareStack | None = None
+    ) -> None:
         self._recorder = recorder
+        self.middleware = middleware or MiddlewareStack()
         self.limits = limits
         self._plugins = plugins
         self._deadlines = Deadlines()
@@ -62,11 +67,16 @@ class Driver:
                     continue
                 assert isinstance(step, Member)
                 made = self._limited_attempt if step.is_limited else self._attempt
+                before = len(call.attempts)
                 answer = await made(call, step, error)
+                if self.middleware.members and isinstance(answer, ProviderError) and len(call.attempts) > before:
+                    answer = await hooks.after_failure(self.middleware, call, answer)
                 if isinstance(answer, ProviderResponse):
                     return answer
                 error = answer
                 step = steps.send(error)
+        except ShortCircuit as answered:
+            return hooks.answer_of(answered, call)
         except ModelMeshError as final:
             self._recorder.gave_up(call, final)
             raise
@@ -104,6 +114,8 @@ class Driver:
     ) -> ProviderResponse | ProviderError:
         """Make one call; return its answer or what was wrong."""
         request = self._begin(call, member, before)
+        if self.middleware.members:
+            request = await hooks.before(self.middleware, call, member, request)
         model, clock = member.model, call.clock
         total = call.timeouts.total
         remaining = None if call.deadline_at is None else call.deadline_at - clock.monotonic()
@@ -148,15 +160,23 @@ class Driver:
                 self._recorder.heed(member, response.rate_limits)
             if self._plugins.has_attempt_hooks:
                 self._plugins.after_attempt(request, record)
+            if call.context is not None:
+                response = await hooks.after(self.middleware, call, response, usage)
             return response
         finally:
             model.in_flight -= 1
-        latency = clock.monotonic() - started
+        self._failed(call, member, request, error, started)
+        return error
+
+    def _failed(
+        self, call: Call, member: Member, request: ProviderRequest, error: ProviderError, started: float
+    ) -> None:
+        """Take account of a call that was not answered."""
+        latency = call.clock.monotonic() - started
         call.provider_seconds += latency
         self._recorder.failed(call, member, error, latency=latency)
         if self._plugins.has_attempt_hooks:
             self._plugins.after_attempt(request, call.attempts[-1])
-        return error
 
     # --- streams --------------------------------------------------------------
 
@@ -178,14 +198,11 @@ class Driver:
                     step = steps.send(None)
                     continue
                 assert isinstance(step, Member)
-                hold: Hold | None = None
-                if step.is_limited:
-                    granted = await self._reserve(call, step)
-                    if isinstance(granted, ProviderError):
-                        error = granted
-                        step = steps.send(error)
-                        continue
-                    hold = granted
+                hold = await self._reserve(call, step) if step.is_limited else None
+                if isinstance(hold, ProviderError):
+                    error = hold
+                    step = steps.send(error)
+                    continue
                 progress = StreamProgress(call, step)
                 try:
                     async with aclosing(self._stream_attempt(call, step, error, progress)) as chunks:
@@ -197,26 +214,37 @@ class Driver:
                 if progress.error is None:
                     return
                 error = progress.error
+                if self.middleware.members:
+                    error = await hooks.after_failure(self.middleware, call, error, committed=progress.committed)
                 if progress.committed and call.policy.on_stream_failure != "continue":
                     raise error
                 if progress.committed:
                     call.continue_after(progress.text)
                 step = steps.send(error)
+        except ShortCircuit as answered:
+            for ready in hooks.as_chunks(hooks.answer_of(answered, call)):
+                yield ready
         except ModelMeshError as final:
-            ended = _with_partial(final, call)
-            self._recorder.gave_up(call, ended)
-            if ended is final:
-                raise
-            raise ended from final
+            self._give_up(call, final)
+            raise
         finally:
             steps.close()
             self._close(call)
+
+    def _give_up(self, call: Call, final: ModelMeshError) -> None:
+        """Take account of a stream that nobody could finish; raises what its caller is told, where that differs."""
+        ended = _with_partial(final, call)
+        self._recorder.gave_up(call, ended)
+        if ended is not final:
+            raise ended from final
 
     async def _stream_attempt(
         self, call: Call, member: Member, before: ProviderError | None, progress: StreamProgress
     ) -> AsyncGenerator[ProviderChunk, None]:
         """Yield what one attempt may show the caller; its failure, if any, is left in ``progress.error``."""
         request = self._begin(call, member, before)
+        if self.middleware.members:
+            request = await hooks.before(self.middleware, call, member, request)
         model, clock = member.model, call.clock
         model.in_flight += 1
         progress.started = clock.monotonic()
@@ -256,12 +284,12 @@ class Driver:
         finally:
             model.in_flight -= 1
             await _close_quietly(upstream)
-        if progress.finished:
-            progress.error = None  # the answer is whole: what went wrong after its terminal signal concerns nobody
         self._settle_stream(call, member, request, progress)
         if progress.error is None:
             for ready in progress.release():
                 yield ready
+            if call.context is not None:
+                await hooks.after_stream(self.middleware, call, member, progress)
 
     def _leave_stream(self, call: Call, member: Member, request: ProviderRequest, progress: StreamProgress) -> None:
         """Take account of a stream whose caller reads no further; many stop at the finish reason, content."""
@@ -273,6 +301,8 @@ class Driver:
         progress.abandoned = True
 
     def _settle_stream(self, call: Call, member: Member, request: ProviderRequest, progress: StreamProgress) -> None:
+        if progress.finished:
+            progress.error = None  # the answer is whole: what went wrong after its terminal signal concerns nobody
         latency = call.clock.monotonic() - progress.started - progress.consumer_seconds
         call.provider_seconds += latency
         call.waited_seconds += progress.consumer_seconds
