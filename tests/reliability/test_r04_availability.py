@@ -96,7 +96,9 @@ def flapping(name: str, seen: Counter[str], lot: random.Random) -> Any:
     return step
 
 
-def test_no_request_fails_while_one_provider_is_healthy(sockets: Any, transport: str, figures: Any, spread: Any) -> None:
+def test_no_request_fails_while_one_provider_is_healthy(
+    sockets: Any, transport: str, figures: Any, spread: Any
+) -> None:
     """Three providers, one grey, one flapping, one healthy; plain and streamed in turn; every answer is right."""
     count = figures.scale(1_000, 10_000)
     seen: dict[str, Counter[str]] = {"grey": Counter(), "flapping": Counter()}

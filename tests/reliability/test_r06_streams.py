@@ -341,4 +341,6 @@ def test_a_sample_over_sockets_is_no_different(sockets: Any, transport: str, fig
                     assert error.partial == "".join(seen)
 
     asyncio.run(main())
-    figures.add("R6", f"sample over sockets, {transport}", f"{len(cases)} streams, all exact beginnings, all typed errors")
+    figures.add(
+        "R6", f"sample over sockets, {transport}", f"{len(cases)} streams, all exact beginnings, all typed errors"
+    )
