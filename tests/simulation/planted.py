@@ -136,8 +136,9 @@ def rates_flow_back_twice_as_fast(patch: pytest.MonkeyPatch) -> None:
 
 def the_others_are_not_asked(patch: pytest.MonkeyPatch) -> None:
     """Gives up when the chosen model has failed."""
-    patch.setattr(attempt, "_walk", lambda call, chosen, others, failed: iter([chosen]))
-    patch.setattr(attempt, "_resting", lambda call, failed: iter([]))
+    patch.setattr(attempt, "_walk", lambda call, chosen, *others: iter([chosen]))
+    for name in ("_resting", "_returned"):
+        patch.setattr(attempt, name, lambda *given: iter([]))
 
 
 def abandoned_calls_are_free(patch: pytest.MonkeyPatch) -> None:
