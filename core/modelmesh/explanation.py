@@ -168,6 +168,9 @@ def _placed(context: PipelineContext, removed: Mapping[str, ExplainedCandidate])
     pool: CapabilityPool | None = context.pool
     assert pool is not None
     order: list[ExplainedCandidate] = []
+    asked = context.selection_request
+    remark = getattr(pool.rotation.strategy, "remarks", None)
+    remarks: Mapping[str, str] = {} if remark is None or asked is None else remark(list(context.candidates), asked)
     if context.selection is not None and context.selected is not None:
         request = context.selection_request
         assert request is not None
@@ -175,12 +178,21 @@ def _placed(context: PipelineContext, removed: Mapping[str, ExplainedCandidate])
         others = pool.rank(context.candidates, request, context.selection) if len(context.candidates) > 1 else ()
         for place, member in enumerate((context.selected, *others), 1):
             score = context.selection.score if place == 1 else strategy.score(member, request)
-            reason = context.selection.reason if place == 1 else ""
+            reason = context.selection.reason if place == 1 else remarks.get(member.model_id, "")
             order.append(ExplainedCandidate(member.model_id, member.provider_id, place, score, "", reason))
     placed = {each.model_id for each in order}
+    left = {member.model_id for member in context.candidates}
     rest = [
-        removed.get(name, ExplainedCandidate(name, member.provider_id, reason="does not have the capability asked for"))
+        removed.get(name) or _left_out(member, remarks.get(name, "left out by the strategy") if name in left else "")
         for name, member in pool.members.items()
         if name not in placed
     ]
     return [*order, *rest]
+
+
+def _left_out(member: Member, by_strategy: str) -> ExplainedCandidate:
+    if by_strategy:
+        return ExplainedCandidate(
+            member.model_id, member.provider_id, removed_by="selection-strategy", reason=by_strategy
+        )
+    return ExplainedCandidate(member.model_id, member.provider_id, reason="does not have the capability asked for")

@@ -88,6 +88,24 @@ def test_whoever_was_removed_is_listed_with_the_stage_and_the_reason(mesh: Any) 
     }
 
 
+@pytest.mark.parametrize(
+    ("if_none", "expected"),
+    [
+        ("ignore_filters", {"cheap": (1, "", "best"), "dear": (2, "", "does not pass the filter price")}),
+        ("error", {"cheap": (1, "", "best"), "dear": (None, "selection-strategy", "does not pass the filter price")}),
+    ],
+)
+def test_a_composed_strategy_names_the_filter_that_a_model_fails(mesh: Any, if_none: str, expected: Any) -> None:
+    """Whether it is tried last or not at all."""
+    price = {"dear": 9.0, "cheap": 0.001}
+    here = mesh(
+        {name: {"pricing": {"output_per_1k_tokens": dollars}} for name, dollars in price.items()},
+        strategy={"filter": [{"price": {"below": 0.01}}], "score": ["cost"], "if_none": if_none},
+    )
+
+    assert rows(here.get_router().explain("chat")) == expected
+
+
 def test_explaining_moves_no_pointer_and_sends_nothing(mesh: Any) -> None:
     """The next request goes where it would have gone anyway."""
     here = mesh({"a": {}, "b": {}}, strategy="round-robin")

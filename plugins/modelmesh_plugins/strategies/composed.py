@@ -160,6 +160,11 @@ class Filter(Part):
     def _one(cls, value: Any) -> Any:
         return _one_entry("filter", value, tuple(cls.model_fields), bare=False)
 
+    @property
+    def kind(self) -> str:
+        """What it looks at, such as ``price``."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
     def passes(self, candidate: Candidate, facts: Facts) -> bool:
         """Whether a candidate meets the condition."""
         if self.headroom is not None:
@@ -569,6 +574,14 @@ class Composed(OrderedStrategy[ComposedConfig, Row]):
         """Order the others by the scores; those that do not pass last, or under ``if_none: error`` not at all."""
         ranked: Ranked = self.board(candidates).without(selected.model_id)
         return ranked
+
+    def remarks(self, candidates: Sequence[Candidate], request: SelectionRequest) -> dict[str, str]:
+        """Say of candidates that do not pass which filter they fail, by model ID; for explanations."""
+        failed = {
+            candidate.model_id: [each.kind for each in self.config.filter if not each.passes(candidate, self._facts)]
+            for candidate in candidates
+        }
+        return {name: f"does not pass the filter {', '.join(kinds)}" for name, kinds in failed.items() if kinds}
 
     def score(self, candidate: Candidate, request: SelectionRequest) -> float:
         """Rate by minus the first score's figure."""
