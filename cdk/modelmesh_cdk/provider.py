@@ -17,6 +17,7 @@ from modelmesh.hookspecs import hookimpl
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.provider import (
     ErrorClassificationResult,
+    FreeTier,
     ModelInfo,
     ModelPricing,
     ProviderChunk,
@@ -48,6 +49,7 @@ class BaseProvider(ABC, Generic[ConfigT]):
         connector_id: Set it only when one plugin offers several connectors; else the entry point's name is the ID.
         environment_variables: Where ``create()`` finds the key; the first that is set switches the provider on.
         known_models: Models it is known to offer, by the provider's own names, with prices.
+        free_tier: What the provider gives away in a period, with the day it said so; None if nothing, or not known.
         capabilities: Work it does.
         config: The settings.
         context: Clock, randomness and trace, once bound.
@@ -57,6 +59,7 @@ class BaseProvider(ABC, Generic[ConfigT]):
     connector_id: ClassVar[str] = ""
     environment_variables: ClassVar[tuple[str, ...]] = ()
     known_models: ClassVar[Mapping[str, ModelInfo]] = {}
+    free_tier: ClassVar[FreeTier | None] = None
     capabilities: ClassVar[tuple[str, ...]] = (CHAT,)
     context: ConnectorContext | None = None
 

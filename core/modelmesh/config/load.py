@@ -20,6 +20,7 @@ from modelmesh.config.references import check_references
 from modelmesh.config.secrets import SecretResolver, build_store, expand_environment
 from modelmesh.config.settings import ConnectorCatalogue, Desk, Layer, setting_names
 from modelmesh.errors import ConfigurationError, Problem, unknown_name
+from modelmesh.interfaces.provider import FreeTier
 from modelmesh.interfaces.runtime import Clock
 from modelmesh.redaction import MIN_LENGTH, REDACTED
 
@@ -107,6 +108,7 @@ class _Loading:
         self._problems += refuse_not_yet(self._document)
         self._open_secrets()
         self._each("providers", self._provider)
+        self._each("providers", self._free_tier)
         self._each("models", self._refuse_unpriced)
         self._each("pools", self._strategy)
         self._storage()
@@ -200,6 +202,25 @@ class _Loading:
             entry["settings"] = self._desk.settings(
                 "providers", cls, (path, values), subject=subject, section_keys=written_keys(ProviderConfig)
             )
+
+    def _free_tier(self, name: str, entry: dict[str, Any]) -> None:
+        """Put the figures of the connector's free tier in the place of ``quota: {free_tier: true}``."""
+        quota = entry.get("quota")
+        if not isinstance(quota, dict) or quota.get("free_tier") is not True or len(quota) > 1:
+            return
+        connector = entry.get("instance") or self._desk.class_of("providers", entry.get("connector"))
+        known: FreeTier | None = getattr(connector, "free_tier", None)
+        if known is None:
+            said = f"connector {entry.get('connector')!r} knows of no free tier; give requests or tokens"
+            self._desk.add(("providers", name, "quota", "free_tier"), said)
+            quota["free_tier"], quota["requests"] = False, 1
+            return
+        entry["quota"] = {
+            "requests": known.requests,
+            "tokens": known.tokens,
+            "reset_schedule": known.schedule,
+            "timezone": known.timezone,
+        }
 
     def _refuse_unpriced(self, name: str, entry: dict[str, Any]) -> None:
         """Note a model under a provider's budget whose price nobody knows."""

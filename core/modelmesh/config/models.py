@@ -126,6 +126,9 @@ class BudgetConfig(Section):
 class QuotaConfig(Section):
     """What a provider gives in a period, such as a free tier; used up, its models rest until the next one."""
 
+    free_tier: bool = Field(
+        default=False, description="Take what the connector knows of the provider's free tier; give nothing else then."
+    )
     requests: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests in a period.")
     tokens: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens in a period.")
     reset_schedule: Literal["monthly", "daily", "rolling"] = Field(
@@ -136,8 +139,10 @@ class QuotaConfig(Section):
 
     @model_validator(mode="after")
     def _says_something(self) -> QuotaConfig:
-        if self.requests is None and self.tokens is None:
-            raise ValueError("a quota needs requests or tokens")
+        if self.free_tier and self.model_fields_set != {"free_tier"}:
+            raise ValueError("free_tier takes the connector's own figures; remove it or the figures beside it")
+        if not self.free_tier and self.requests is None and self.tokens is None:
+            raise ValueError("a quota needs requests or tokens, or free_tier: true")
         return self
 
 

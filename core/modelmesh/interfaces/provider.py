@@ -123,6 +123,29 @@ class RateLimitStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FreeTier:
+    """What a provider gives away in a period, as it said on a day.
+
+    A connector states it as its class's ``free_tier``; ``quota: {free_tier: true}`` makes it the provider's quota.
+
+    Attributes:
+        as_of: The day it was looked up, as ``2026-11-21``: such offers change.
+        requests: In a period; None when requests are not limited.
+        tokens: In a period; None when tokens are not limited.
+        schedule: When it is full again.
+        timezone: Where days and months begin, such as ``America/Los_Angeles``.
+        source: Where it is written: an address, or a few words.
+    """
+
+    as_of: str
+    requests: int | None = None
+    tokens: int | None = None
+    schedule: Literal["monthly", "daily"] = "daily"
+    timezone: str = "UTC"
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaStatus:
     """Use of the provider's quota, in requests; ``resets_at`` is a Unix timestamp."""
 

@@ -21,6 +21,7 @@ from modelmesh.errors import (
     RateLimitError,
     StreamInterruptedError,
 )
+from modelmesh.interfaces.provider import FreeTier
 from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, FakeRandom, ScriptedProvider
 from modelmesh_cdk.testing.scripted import answer, fail, hang, pieces
@@ -397,3 +398,39 @@ def test_a_ceiling_stands_in_for_an_unknown_price() -> None:
 def test_impossible_limits_are_refused_at_load(provider: dict[str, Any], said: str) -> None:
     """Each with the key and the reason."""
     assert said in refused(sections(provider, pricing=PRICE))
+
+
+# --- free tiers ---------------------------------------------------------------------------------
+
+
+class Generous(ScriptedProvider):
+    """Gives three requests a day away, as everybody knows."""
+
+    free_tier = FreeTier(as_of="2026-11-21", requests=3, schedule="daily", timezone="America/Los_Angeles")
+
+
+def test_a_connectors_free_tier_is_its_providers_quota_on_demand(world: Make) -> None:
+    """In the time zone the connector states: at noon in UTC it is still the day before's morning there."""
+    here = world(
+        {"a": {"instance": Generous(), "quota": {"free_tier": True}}, "b": {}},
+        strategy="priority-selection",
+        model_priority=["a-model", "b-model"],
+    )
+
+    assert [here.ask() for _ in range(4)] == ["a-model"] * 3 + ["b-model"]
+    here.clock.advance(20 * 3600 - 1)
+    assert here.ask() == "b-model"
+    here.clock.advance(2)
+    assert here.ask() == "a-model"
+
+
+def test_a_connector_without_a_free_tier_says_so() -> None:
+    """Rather than be without a limit."""
+    said = refused(sections({"quota": {"free_tier": True}}))
+
+    assert "providers.p.quota.free_tier: connector 'modelmesh.simulator.v1' knows of no free tier" in said
+
+
+def test_a_free_tier_beside_figures_is_refused() -> None:
+    """One of them would be ignored."""
+    assert "takes the connector's own figures" in refused(sections({"quota": {"free_tier": True, "requests": 5}}))
