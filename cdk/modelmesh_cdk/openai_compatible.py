@@ -37,6 +37,10 @@ from modelmesh_cdk.rate_limits import parse_rate_limits
 from modelmesh_cdk.sse import SSEParser
 
 _VERSIONED = re.compile(r"/(?:v\d+(?:beta\d*|alpha\d*)?|openai)(?:/openai)?/?$")
+_PORTS = 65_536
+_HOST = re.compile(r"[\w.:\-]+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 _PASSED_ON = ("x-request-id", "openai-processing-ms", "x-generation-id")
 
 
@@ -60,12 +64,37 @@ class OpenAICompatibleConfig(BaseProviderConfig):
     @field_validator("base_url")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        url = httpx.URL(value if "://" in value else f"http://{value}")
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError("must be an http or https URL")
+        # No scheme is guessed: http for a server somewhere else would send the key for everybody to read.
+        try:
+            url = httpx.URL(value.strip())
+        except httpx.InvalidURL:
+            url = httpx.URL("")
+        is_port = url.port is None or 0 < url.port < _PORTS
+        if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.host) or not is_port:
+            raise ValueError("must be an http or https URL; write it as https://HOST/v1 or http://HOST:PORT/v1")
         if url.userinfo:
             raise ValueError("must not hold credentials; use api_key")
         return str(url).rstrip("/")
+
+    @field_validator("api_key")
+    @classmethod
+    def _can_be_sent(cls, value: SecretStr) -> SecretStr:
+        return _sendable(value)
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError("a header's name holds a character that none can; use letters, digits and hyphens")
+            _sendable(value)
+        return headers
+
+
+def _sendable(value: SecretStr) -> SecretStr:
+    if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+        raise ValueError("holds a line end, a space at an end, or a character that no header can; check the secret")
+    return value
 
 
 ConfigT = TypeVar("ConfigT", bound=OpenAICompatibleConfig)

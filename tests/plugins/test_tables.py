@@ -22,7 +22,7 @@ def printed(console: Console, environ: dict[str, str]) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 160])
+@pytest.mark.parametrize("width", [20, 60, 80, 160])
 def test_no_name_and_no_figure_is_cut_however_narrow_the_terminal(width: int) -> None:
     """Text is wrapped between words, and what cannot be wrapped is wider than the terminal."""
     shown = printed(Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True), {})

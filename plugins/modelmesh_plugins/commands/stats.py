@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from modelmesh_plugins.commands.tables import print_whole, whole
+from modelmesh_plugins.commands.tables import Whole, print_whole
 from modelmesh_plugins.server.settings import STATS, is_loopback
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -234,11 +234,11 @@ def _watch(source: Source, scope: str | None, seconds: float) -> None:
         print_whole(console, shown)
         _repeat(lambda: print_whole(console, tables(source.fetch(), scope)), seconds)
         return
-    with Live(whole(console, shown), console=console, screen=True, auto_refresh=False) as live:
+    with Live(Whole(shown), console=console, screen=True, auto_refresh=False) as live:
 
         def refresh() -> None:
             try:
-                live.update(whole(console, tables(source.fetch(), scope)), refresh=True)
+                live.update(Whole(tables(source.fetch(), scope)), refresh=True)
             except CannotAskError as error:
                 live.update(Text(f"{error.message}\nasking again every {seconds:g} s", style="yellow"), refresh=True)
 
