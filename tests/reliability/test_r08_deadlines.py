@@ -156,7 +156,7 @@ def test_every_stall_ends_with_its_clock(
 
     assert clock_of(error) == ("total" if clock == "deadline" else clock) or clock_of(error) == clock
     assert seconds <= CLOCK + GRACE + late
-    if clock != "idle" and clock != "deadline":
+    if clock not in ("idle", "deadline"):
         assert seconds >= CLOCK - 0.01
     figures.add("R8", f"stalls ({clock}), {transport}: over the clock by at most", f"{(seconds - CLOCK) * 1000:.1f} ms")
 
