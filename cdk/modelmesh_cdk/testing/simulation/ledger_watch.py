@@ -30,6 +30,7 @@ class LedgerWatch:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._limits = _limits(watch.world)
+        self._taken: dict[tuple[int, str], list[tuple[str, int]]] = {}
         self._levels: dict[tuple[int, str], tuple[float, float]] = {}
         world = watch.world
         self._is_strict = all(ask.max_tokens is not None for ask in world.asks)
@@ -50,7 +51,14 @@ class LedgerWatch:
         }
 
     def reserved(
-        self, process: int, books: Books, now: float, claims: Sequence[Claim], lease: float, verdict: Verdict
+        self,
+        process: int,
+        books: Books,
+        now: float,
+        reservation: str,
+        claims: Sequence[Claim],
+        lease: float,
+        verdict: Verdict,
     ) -> None:
         """Look at a reservation."""
         if lease > self._longest + _MARGIN:
@@ -61,7 +69,7 @@ class LedgerWatch:
                 if verdict.granted:
                     self._look_at_window(books, claim.account)
             elif verdict.granted:
-                self._look_at_rate(books, now, claim)
+                self._look_at_rate(books, now, reservation, claim)
 
     def settled(self, books: Books, now: float) -> None:
         """Look at every window after a settlement."""
@@ -78,7 +86,13 @@ class LedgerWatch:
                 "R1", f"{account} holds {window.spent} spent and {window.reserved} reserved, and its limit is {limit}"
             )
 
-    def _look_at_rate(self, books: Books, now: float, claim: RateClaim) -> None:
+    def released(self, books: Books, reservation: str) -> None:
+        """Take what was given back out of our own buckets: a call that was not made passes no rate."""
+        for account, amount in self._taken.pop((id(books), reservation), ()):
+            level, since = self._levels[id(books), account]
+            self._levels[id(books), account] = (max(0.0, level - amount), since)
+
+    def _look_at_rate(self, books: Books, now: float, reservation: str, claim: RateClaim) -> None:
         """Keep a bucket of our own, in floats and by another rule than the ledger's integers."""
         if not claim.account.endswith(("/rpm", "/requests")):
             return  # tokens flow back when an answer took fewer than were reserved
@@ -86,6 +100,7 @@ class LedgerWatch:
         level, since = self._levels.get(key, (0.0, now))
         level = max(0.0, level - (now - since) * claim.limit / claim.period) + claim.amount
         self._levels[key] = (level, now)
+        self._taken.setdefault((id(books), reservation), []).append((claim.account, claim.amount))
         if level > claim.burst + 1e-3:
             self._watch.broke("R3", f"{claim.account} let {level:.3f} through at once, and its burst is {claim.burst}")
 

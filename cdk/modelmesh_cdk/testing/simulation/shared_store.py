@@ -133,7 +133,7 @@ class SimulatedStore(BaseStateStore[SimulatedStoreConfig]):
         await self._shared.reach(self._process)
         books, now = self._shared.books, self._shared.now()
         verdict = books.reserve(now, reservation, claims, lease=lease, dispatched=dispatched)
-        self._watch.reserved(self._process, books, now, claims, lease, verdict)
+        self._watch.reserved(self._process, books, now, reservation, claims, lease, verdict)
         await self._shared.reach(self._process)
         return verdict
 
@@ -147,7 +147,10 @@ class SimulatedStore(BaseStateStore[SimulatedStoreConfig]):
 
     async def _release(self, reservation: str) -> bool:
         await self._shared.reach(self._process)
-        return self._shared.books.release(self._shared.now(), reservation)
+        released = self._shared.books.release(self._shared.now(), reservation)
+        if released:
+            self._watch.released(self._shared.books, reservation)
+        return released
 
     async def _balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
         await self._shared.reach(self._process)

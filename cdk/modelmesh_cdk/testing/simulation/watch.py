@@ -117,10 +117,21 @@ class Watch:
     # --- what stores see ----------------------------------------------------------------------
 
     def reserved(
-        self, process: int, books: Books, now: float, claims: Sequence[Claim], lease: float, verdict: Verdict
+        self,
+        process: int,
+        books: Books,
+        now: float,
+        reservation: str,
+        claims: Sequence[Claim],
+        lease: float,
+        verdict: Verdict,
     ) -> None:
         """Note a reservation that was asked for."""
-        self._ledger.reserved(process, books, now, claims, lease, verdict)
+        self._ledger.reserved(process, books, now, reservation, claims, lease, verdict)
+
+    def released(self, books: Books, reservation: str) -> None:
+        """Note that one was given back whole: its call was never made."""
+        self._ledger.released(books, reservation)
 
     def settled(self, books: Books, now: float) -> None:
         """Note that one was settled."""
