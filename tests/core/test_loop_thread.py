@@ -249,3 +249,61 @@ def test_a_task_that_will_not_be_cancelled_does_not_hold_the_end_up(loop: LoopTh
 
     assert not loop.is_running
     stubborn.set()
+
+
+# --- a loop of somebody else's ------------------------------------------------------
+
+
+@pytest.fixture
+def borrowed() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that the test runs itself."""
+    own = asyncio.new_event_loop()
+    yield own
+    own.close()
+
+
+def test_a_borrowed_loop_is_used_and_no_thread_started(borrowed: asyncio.AbstractEventLoop) -> None:
+    """While nobody runs it, a blocking call does."""
+    loop = LoopThread(borrowed=borrowed)
+    threads = threading.active_count()
+
+    async def which() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    assert loop.run(which()) is borrowed
+    assert threading.active_count() == threads
+
+
+def test_blocking_on_a_borrowed_loop_that_runs_is_refused(borrowed: asyncio.AbstractEventLoop) -> None:
+    """It would wait for itself."""
+    loop = LoopThread(borrowed=borrowed)
+
+    async def block() -> None:
+        with pytest.raises(UsageError, match="await the asynchronous method"):
+            loop.run(forever())
+
+    borrowed.run_until_complete(block())
+
+
+def test_closing_cancels_what_it_started_and_leaves_the_borrowed_loop(borrowed: asyncio.AbstractEventLoop) -> None:
+    """The loop is its owner's to close."""
+    loop = LoopThread(borrowed=borrowed)
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await forever()
+        finally:
+            ended.append("work")
+
+    async def begin_and_close() -> None:
+        loop.start(work())
+        await asyncio.sleep(0.01)
+        loop.close()
+        await asyncio.sleep(0.01)
+
+    borrowed.run_until_complete(begin_and_close())
+
+    assert ended == ["work"]
+    assert not borrowed.is_closed()
+    assert not loop.is_running
