@@ -16,12 +16,13 @@ from modelmesh._engine.pipeline import PipelineRequest
 from modelmesh._engine.reload import prepare
 from modelmesh._engine.retirement import Retirement
 from modelmesh._engine.system import SystemClock, system_random
-from modelmesh.errors import ModelMeshError, StateStoreError, UsageError
+from modelmesh.errors import ConfigurationError, ModelMeshError, StateStoreError, UsageError
 from modelmesh.interfaces.observability import LogLevel, Severity
 from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.strategy import DeactivationReason
 from modelmesh.middleware import Middleware, MiddlewareStack
 from modelmesh.plugins import PluginHost
+from modelmesh.state_manager import StateManager, SystemState
 
 if TYPE_CHECKING:
     from modelmesh._engine.lane import DeliveryCounts
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from modelmesh.quota import HeadroomRow, QuotaRow
     from modelmesh.router import Router
     from modelmesh.statistics import StatisticsCollector
+    from modelmesh.usage import Usage
+
+CONFIG_KEY = "config/mesh"
+"""Key of the record of a state store that holds a configuration, unless another one is named."""
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -88,6 +93,30 @@ class ModelMesh:
         """Build and initialise a mesh from a YAML file."""
         mesh = cls()
         mesh.initialize(path)
+        return mesh
+
+    @classmethod
+    def from_storage(cls, connector: str, *, key: str = CONFIG_KEY, **settings: Any) -> Self:
+        """Build and initialise a mesh from a configuration that `save_config` wrote to a state store.
+
+        Args:
+            connector: State store: ID or short name.
+            key: Of the record.
+            settings: Of the store, as under ``storage``; ``path`` for a file say.
+
+        Raises:
+            ConfigurationError: The store holds none under this key, or a wrong one, or is none.
+            StateStoreError: The store does not answer.
+        """
+        from modelmesh.config.stored import open_store, read_stored
+
+        mesh = cls()
+        try:
+            store = open_store(connector, settings, plugins=mesh._plugins, environ=mesh._environ)
+            mesh.initialize(mesh.run(read_stored(store, key)))
+        except BaseException:
+            mesh.shutdown()
+            raise
         return mesh
 
     def initialize(
@@ -176,6 +205,90 @@ class ModelMesh:
             self._plugins.startup(self)
             graph.start_background()
             self._tell_ready(graph, "goes on with a new configuration")
+
+    def add_provider(
+        self, name: str, settings: Mapping[str, Any], *, models: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Go on with one more provider, as `reload_config` would; pools take its models in by their capabilities.
+
+        Args:
+            name: Its name, not taken yet.
+            settings: What would stand under ``providers``.
+            models: What would stand under ``models``; ``provider`` is this one where it is left out.
+
+        Raises:
+            ConfigurationError: The name is taken, or anything else is wrong; nothing has changed then.
+        """
+        with self._changing:
+            self._built()
+            assert self._source is not None
+            added = {model: {"provider": name, **entry} for model, entry in (models or {}).items()}
+            taken = [f"provider {name!r}"] if name in self._source.providers else []
+            taken += [f"model {model!r}" for model in added if model in self._source.models]
+            if taken:
+                raise ConfigurationError(f"{', '.join(taken)} exists already; use reload_config to change it")
+            self.reload_config(self._source.merge({"providers": {name: dict(settings)}, "models": added}))
+
+    def save_config(
+        self, file: str | Path | None = None, /, *, connector: str | None = None, key: str = CONFIG_KEY, **settings: Any
+    ) -> None:
+        """Write the configuration in force, as it was given: to a file, or to a state store for `from_storage`.
+
+        Args:
+            file: YAML, or JSON by its suffix; replaced as a whole.
+            connector: State store instead: ID or short name.
+            key: Of the record there.
+            settings: Of the store, as under ``storage``.
+
+        Raises:
+            ConfigurationError: It holds objects that cannot be written, or the file or store cannot be.
+            StateStoreError: The store does not answer.
+            UsageError: Both or neither of file and store were named.
+        """
+        from modelmesh.config.stored import open_store, write_file, write_stored
+
+        self._built()
+        assert self._source is not None
+        if (file is None) == (connector is None):
+            raise UsageError("save_config takes a file, or connector= for a state store")
+        if file is not None:
+            write_file(self._source, file)
+        elif connector is not None:
+            store = open_store(connector, settings, plugins=self._plugins, environ=self._environ)
+            self.run(write_stored(store, key, self._source))
+
+    def export_state(self) -> SystemState:
+        """Return health, usage and rests as they are; ``to_dict()`` makes plain data of it."""
+        # A copy: what the keeper hands out goes on changing.
+        return SystemState.from_dict(self._state_keeper().snapshot().to_dict())
+
+    def import_state(self, state: SystemState | Mapping[str, Any]) -> None:
+        """Take over the state that another mesh, or this one earlier, exported.
+
+        Rests are shortened by the time that has passed. Models, providers and pools that do not exist here are passed
+        over, and who rests here goes on resting.
+
+        Raises:
+            ValueError: It is no such state.
+            StateStoreError: A newer version wrote it.
+        """
+        given = state if isinstance(state, SystemState) else SystemState.from_dict(state)
+        with self._built().engine.lock:
+            self._state_keeper().apply(given)
+
+    def _state_keeper(self) -> StateManager:
+        """Return what keeps the state; where nothing is kept, what could."""
+        graph = self._built()
+        assert graph.state_store is not None
+        return graph.state_manager or StateManager(
+            graph.state_store,
+            graph.registry,
+            graph.providers,
+            graph.pools,
+            self._clock,
+            graph.engine.telemetry,
+            policy="in-memory",
+        )
 
     def _refuse_ended(self) -> None:
         if self._closed:
@@ -374,6 +487,12 @@ class ModelMesh:
         }
         assert graph.state_store is not None
         return self._loop.run(quota_rows(limits.values(), graph.state_store, self._clock.time()))
+
+    def get_usage(self) -> Usage:
+        """Say what was used: cost, tokens and calls, by model, and how budgets stand."""
+        from modelmesh.usage import usage_of
+
+        return usage_of(self.get_statistics(), self.get_quota)
 
     def get_headroom(self) -> list[HeadroomRow]:
         """Say what each provider last said about its own rate limits."""

@@ -61,6 +61,17 @@ def load_config(
     return _Loading(_document(source), connectors, environ, secrets, clock).run()
 
 
+def load_storage(
+    section: Mapping[str, Any], *, connectors: ConnectorCatalogue, environ: Mapping[str, str]
+) -> StorageConfig:
+    """Return a checked ``storage`` section that stands by itself.
+
+    Raises:
+        ConfigurationError: Lists every problem with its key path.
+    """
+    return _Loading(Document({"storage": _copied(section)}), connectors, environ, None, None).run_storage()
+
+
 def _document(source: str | Path | Mapping[str, Any] | MeshConfig) -> Document:
     if isinstance(source, (str, Path)):
         return read_file(source)
@@ -122,6 +133,20 @@ class _Loading:
             raise ConfigurationError.from_problems(self._shown())
         assert configuration is not None
         return configuration
+
+    def run_storage(self) -> StorageConfig:
+        self._problems += normalise(self._document)
+        self._problems += refuse_not_yet(self._document)
+        self._open_secrets()
+        self._storage()
+        storage: StorageConfig | None = None
+        try:
+            storage = StorageConfig.model_validate(self._data.get("storage", {}))
+        except ValidationError as error:
+            self._desk.add_new(problems_of(error, self._document, StorageConfig, ("storage",)))
+        if self._problems or storage is None:
+            raise ConfigurationError.from_problems(self._shown())
+        return storage
 
     def _each(self, section: str, handle: Callable[[str, dict[str, Any]], None]) -> None:
         entries = self._data.get(section)
