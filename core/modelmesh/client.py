@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from modelmesh.config import MeshConfig
     from modelmesh.mesh import ModelMesh
     from modelmesh.middleware import Middleware
+    from modelmesh.usage import Usage
 
 
 class ChatStream:
@@ -200,6 +201,11 @@ class _Client:
     def mesh(self) -> ModelMesh:
         """The mesh behind the client."""
         return self._mesh
+
+    @property
+    def usage(self) -> Usage:
+        """What was used: cost, tokens and calls, by model, and how budgets stand."""
+        return self._mesh.get_usage()
 
     def pool_status(self) -> dict[str, PoolStatus]:
         """Say of each pool who is active and who rests."""
