@@ -1,4 +1,4 @@
-"""Keys and values of the documented configuration whose parts are not built yet: refused, never ignored.
+"""Keys of the documented configuration whose parts are not built yet: refused, never ignored.
 
 Whoever builds a part removes its line here.
 """
@@ -30,10 +30,6 @@ NOT_YET: tuple[str, ...] = (
 )
 """Keys that nothing reads yet, whatever connectors are installed; ``*`` stands for any one key."""
 
-NOT_YET_VALUES: Mapping[str, tuple[str, ...]] = {
-}
-"""Values that a key will take."""
-
 NOT_YET_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "providers": ("max_retries", "error", "batch", "files", "fine_tuning", "connection_pool"),
     "strategies": (),
@@ -56,32 +52,21 @@ NOT_YET_STORES = (
 
 
 def refuse_not_yet(document: Document) -> list[Problem]:
-    """Take what is not supported yet out of a document; return a problem for each key or value."""
+    """Take what is not supported yet out of a document; return a problem for each key."""
     problems: list[Problem] = []
     for pattern in NOT_YET:
-        _refuse(document, document.data, tuple(pattern.split(".")), (), None, problems)
-    for pattern, values in NOT_YET_VALUES.items():
-        _refuse(document, document.data, tuple(pattern.split(".")), (), values, problems)
+        _refuse(document, document.data, tuple(pattern.split(".")), (), problems)
     return problems
 
 
-def _refuse(
-    document: Document,
-    here: Any,
-    pattern: tuple[str, ...],
-    path: KeyPath,
-    values: tuple[str, ...] | None,
-    problems: list[Problem],
-) -> None:
-    """Follow a pattern into a document; at its end refuse the key, or only certain values of it."""
+def _refuse(document: Document, here: Any, pattern: tuple[str, ...], path: KeyPath, problems: list[Problem]) -> None:
+    """Follow a pattern into a document and refuse the key at its end."""
     if not isinstance(here, dict):
         return
     first, rest = pattern[0], pattern[1:]
     for key in list(here) if first == "*" else [first] if first in here else []:
         if rest:
-            _refuse(document, here[key], rest, (*path, key), values, problems)
-        elif values is None:
+            _refuse(document, here[key], rest, (*path, key), problems)
+        else:
             del here[key]
             problems.append(document.problem((*path, key), REFUSAL))
-        elif here[key] in values:
-            problems.append(document.problem((*path, key), f"{here.pop(key)!r} {REFUSAL}"))
