@@ -52,6 +52,7 @@ def detected_config(
     providers: dict[str, Any] = {}
     models: dict[str, Any] = {}
     keys: dict[str, str] = {}
+    open_ended: list[str] = []
     for connector_id, cls in classes.items():
         environment = environ
         if wanted.api_keys is not None:
@@ -63,13 +64,36 @@ def detected_config(
         providers[connector_id] = {"connector": connector_id, **found.get("provider", {})}
         for name, definition in found.get("models", {}).items():
             models.setdefault(name, {"provider": connector_id, **definition})
+        if found.get("any_model"):
+            open_ended.append(connector_id)
+    _take_in_open_ended(wanted, open_ended, providers, models, pools)
     if not providers:
         raise NoProvidersError(_nothing_found(wanted, classes))
     if wanted.models is not None:
         models = {name: _known("model", name, models, f"; found: {', '.join(providers)}") for name in wanted.models}
     if not models:
+        if open_ended:
+            raise NoProvidersError(
+                "a local server is named in the environment, and nobody knows its models; name them in models=[...], or"
+                " in a configuration"
+            )
         raise ConfigurationError(f"{', '.join(providers)} brings no models; name them in a configuration")
     return {"providers": providers, "models": models, "pools": pools}, keys
+
+
+def _take_in_open_ended(
+    wanted: Detection, open_ended: list[str], providers: dict[str, Any], models: dict[str, Any], pools: dict[str, Any]
+) -> None:
+    """Give models that nobody knows to the first provider that takes any; without such models, leave those out."""
+    unknown = [name for name in wanted.models or () if name not in models]
+    tree = CapabilityTree.default()
+    leaves = [leaf.path for pool in pools.values() for leaf in tree.get_leaves(pool["capability"])]
+    for place, connector_id in enumerate(open_ended):
+        if place == 0 and unknown:
+            models.update({name: {"provider": connector_id, "capabilities": leaves} for name in unknown})
+        elif models or place > 0:
+            # Nothing would ever go there, and nobody asked for it.
+            del providers[connector_id]
 
 
 def _chosen(wanted: Detection, plugins: PluginHost) -> dict[str, type[Any]]:

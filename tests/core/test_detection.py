@@ -290,3 +290,54 @@ def test_a_detected_provider_of_an_installed_package_can_be_built() -> None:
 
     assert "openai.llm.v1" in text
     assert SECRET not in text
+
+
+# --- local servers -------------------------------------------------------------------------------
+
+
+def local(models: tuple[str, ...] | None = None, **environ: str) -> dict[str, Any]:
+    """Detect with the installed plugins; return providers and models."""
+    wanted = Detection(capabilities=("chat-completion",), models=models)
+    found, _ = detected_config(wanted, PluginHost(), environ)
+    return {
+        "urls": [provider.get("base_url") for provider in found["providers"].values()],
+        "models": {name: model["provider"] for name, model in found["models"].items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "url"),
+    [
+        ("OLLAMA_HOST", "0.0.0.0:11434", "http://127.0.0.1:11434"),
+        ("OLLAMA_HOST", "gpu-box", "http://gpu-box:11434"),
+        ("LMSTUDIO_HOST", ":4321", "http://127.0.0.1:4321"),
+        ("VLLM_HOST", "https://vllm.example/v1/", "https://vllm.example/v1"),
+        ("LOCALAI_HOST", "http://localhost:8080", "http://localhost:8080"),
+    ],
+)
+def test_a_local_server_is_found_by_its_host(variable: str, value: str, url: str) -> None:
+    """With or without scheme and port; the models are those the caller names."""
+    found = local(("llama3",), **{variable: value})
+
+    assert found == {"urls": [url], "models": {"llama3": "modelmesh.openai-compatible.v1"}}
+
+
+def test_models_nobody_knows_go_to_the_local_server() -> None:
+    """Those of other providers stay theirs."""
+    found = local(("llama3", "gpt-4o"), OLLAMA_HOST="localhost", OPENAI_API_KEY="sk-canary-0123456789")
+
+    assert found["models"] == {"llama3": "modelmesh.openai-compatible.v1", "gpt-4o": "openai.llm.v1"}
+
+
+def test_a_local_server_without_models_is_left_out_where_others_have_some() -> None:
+    """Many have its variable set and mean something else by it."""
+    found = local(OLLAMA_HOST="localhost", OPENAI_API_KEY="sk-canary-0123456789")
+
+    assert set(found["models"].values()) == {"openai.llm.v1"}
+    assert found["urls"] == [None]
+
+
+def test_a_local_server_alone_says_that_models_are_to_be_named() -> None:
+    """What it has loaded is not in the environment."""
+    with pytest.raises(NoProvidersError, match=r"models=\[\.\.\.\]"):
+        local(OLLAMA_HOST="localhost")
