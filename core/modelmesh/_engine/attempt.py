@@ -22,11 +22,15 @@ from typing import TYPE_CHECKING
 
 from modelmesh._engine.pool import RATE_LIMITED
 from modelmesh._engine.retry import RetryClass
-from modelmesh.errors import ContentFilterError, InvalidRequestError, ProviderError
+from modelmesh.errors import ContentFilterError, InvalidRequestError, ProviderError, RateLimitError
 
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
     from modelmesh._engine.pool import Member
+
+
+class TriedElsewhereError(RateLimitError):
+    """Stands for a call that was not made because another process makes the model's first one after a rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,15 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
             yield Pause(ahead, None)
         else:
             chosen, others = _put_off(chosen, others)
-    for member in _walk(call, chosen, others, failed):
+    passed: list[Member] = []
+    for member in _walk(call, chosen, others, failed, passed):
         _check_caps(call, last)
         error = yield member
         if error is None:
             return
+        if isinstance(error, TriedElsewhereError):
+            passed.append(member)
+            continue
         last = _returned_unless_rotatable(error)
         failed[member.model_id] = (member, error)
         if call.policy.retry.prefer == "retry":
@@ -115,11 +123,14 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
     raise call.exhausted(last)
 
 
-def _walk(call: Call, chosen: Member, others: Iterable[Member], failed: Failures) -> Iterator[Member]:
+def _walk(
+    call: Call, chosen: Member, others: Iterable[Member], failed: Failures, passed: list[Member]
+) -> Iterator[Member]:
     """Yield each candidate once while it is active; a member whose trial call runs already goes last.
 
     After them come those that rested when the request was routed and have returned since: their place is behind
-    whoever the strategy chose among.
+    whoever the strategy chose among. Whom another process turned out to try, as ``passed`` notes meanwhile, comes once
+    more at the end: nobody else is left then.
     """
     late: list[Member] = []
     if chosen.is_on_trial():
@@ -133,6 +144,9 @@ def _walk(call: Call, chosen: Member, others: Iterable[Member], failed: Failures
             yield member
     yield from (member for member in late if member.active)
     yield from _returned(call, failed)
+    for member in passed:
+        if member.active:
+            yield member
 
 
 def _returned(call: Call, failed: Failures) -> Iterator[Member]:

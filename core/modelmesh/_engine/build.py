@@ -19,7 +19,13 @@ from modelmesh._engine.build_models import (
     size_error_windows,
 )
 from modelmesh._engine.build_pools import PoolBuilder, membership
-from modelmesh._engine.build_storage import build_limits, build_state_manager, build_state_store, is_same_store
+from modelmesh._engine.build_storage import (
+    build_guard,
+    build_limits,
+    build_state_manager,
+    build_state_store,
+    is_same_store,
+)
 from modelmesh._engine.changes import Changes
 from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.driver import Driver, is_being_cancelled
@@ -227,7 +233,8 @@ def assemble(
     refuse_unpriced(pools)
     kept = None if before is None or not is_same_store(before.configuration, configuration) else before.state_store
     store = kept or build_state_store(configuration.storage, plugins, telemetry, clock, random)
-    limits = build_limits(configuration.storage, store, plugins, telemetry, clock, random)
+    guard = build_guard(configuration.storage, store, telemetry, clock)
+    limits = build_limits(configuration.storage, store, guard, plugins, telemetry, clock, random)
     ids = RequestIds(random) if before is None else before.engine.request_ids
     dispatcher.redactor.trust(ids.prefix)
     engine = Engine(
@@ -256,9 +263,9 @@ def assemble(
     graph.prober = Prober(providers, pools, clock, telemetry)
     size_error_windows(pools)
     graph.state_manager = build_state_manager(configuration.storage, graph, telemetry, clock)
-    if store.guarantees.shared_between_processes:
-        graph.shared_routing = SharedRouting(store, pools, providers, clock, random, telemetry, loop)
-        graph.shared_routing.attach()
+    if guard is not None:
+        graph.shared_routing = SharedRouting(store, guard, pools, providers, clock, random, telemetry, loop)
+        graph.shared_routing.attach(engine.driver)
     return graph
 
 

@@ -45,23 +45,32 @@ def build_state_manager(
     )
 
 
+def build_guard(
+    section: StorageConfig | None, store: StateStore, telemetry: Telemetry, clock: Clock
+) -> GuardedLedger | None:
+    """Return what keeps requests from waiting long for a shared store; None for a store of this process's own."""
+    if section is None or not store.guarantees.shared_between_processes:
+        return None
+    return GuardedLedger(
+        store,
+        clock,
+        timeout=section.call_timeout,
+        told=lambda line: telemetry.trace(Severity.ERROR, "storage", line),
+    )
+
+
 def build_limits(
     section: StorageConfig | None,
     store: StateStore,
+    guarded: GuardedLedger | None,
     plugins: PluginHost,
     telemetry: Telemetry,
     clock: Clock,
     random: Random,
 ) -> Limits:
     """Return what claims and settles, with what happens while a shared store is down."""
-    if section is None or not store.guarantees.shared_between_processes:
+    if section is None or guarded is None:
         return Limits(store, clock, telemetry)
-    guarded = GuardedLedger(
-        store,
-        clock,
-        timeout=section.call_timeout,
-        told=lambda line: telemetry.trace(Severity.ERROR, "storage", line),
-    )
     fallback = Fallback(
         policy=section.on_store_error.model_dump(),
         ledger=build_state_store(None, plugins, telemetry, clock, random),

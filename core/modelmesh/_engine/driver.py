@@ -32,6 +32,7 @@ from modelmesh.interfaces.provider import ProviderChunk, ProviderRequest, Provid
 from modelmesh.middleware import MiddlewareStack, ShortCircuit
 
 if TYPE_CHECKING:
+    from modelmesh._engine.shared_trials import SharedTrials
     from modelmesh.plugins import PluginHost
 
 
@@ -46,6 +47,7 @@ class Driver:
         self.limits = limits
         self._plugins = plugins
         self._deadlines = Deadlines()
+        self.trials: SharedTrials | None = None
 
     # --- whole answers ------------------------------------------------------
 
@@ -66,6 +68,11 @@ class Driver:
                     step = steps.send(None)
                     continue
                 assert isinstance(step, Member)
+                if step.probation and self.trials is not None:
+                    elsewhere = await self.trials.begin(call, step)
+                    if elsewhere is not None:
+                        step = steps.send(elsewhere)
+                        continue
                 made = self._limited_attempt if step.is_limited else self._attempt
                 before = len(call.attempts)
                 answer = await made(call, step, error)
@@ -198,6 +205,11 @@ class Driver:
                     step = steps.send(None)
                     continue
                 assert isinstance(step, Member)
+                if step.probation and self.trials is not None:
+                    elsewhere = await self.trials.begin(call, step)
+                    if elsewhere is not None:
+                        step = steps.send(elsewhere)
+                        continue
                 hold = await self._reserve(call, step) if step.is_limited else None
                 if isinstance(hold, ProviderError):
                     error = hold
@@ -335,6 +347,8 @@ class Driver:
         call.pool.retries.enter()
 
     def _close(self, call: Call) -> None:
+        if self.trials is not None:
+            self.trials.end(call)
         self._recorder.release_log(call, is_last=True)
         pool = call.pool
         pool.retries.leave(retried=call.retrying)

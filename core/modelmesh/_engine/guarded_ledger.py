@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
+from modelmesh._engine.deadlines import Deadlines
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Balance, Claim, Ledger, Verdict
 from modelmesh.interfaces.runtime import Clock
@@ -35,6 +35,7 @@ class GuardedLedger:
         self._told = told
         self._failures = 0
         self._down_until = 0.0
+        self._deadlines = Deadlines()
 
     @property
     def is_down(self) -> bool:
@@ -45,26 +46,31 @@ class GuardedLedger:
         self, reservation: str, claims: Sequence[Claim], *, lease: float, dispatched: bool = True
     ) -> Verdict:
         """Claim all or nothing."""
-        return await self._within(self._ledger.reserve(reservation, claims, lease=lease, dispatched=dispatched))
+        return await self.within(self._ledger.reserve(reservation, claims, lease=lease, dispatched=dispatched))
 
     async def settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
         """Replace what was reserved by what was spent."""
-        return await self._within(self._ledger.settle(reservation, actual))
+        return await self.within(self._ledger.settle(reservation, actual))
 
     async def release(self, reservation: str) -> bool:
         """Give everything back."""
-        return await self._within(self._ledger.release(reservation))
+        return await self.within(self._ledger.release(reservation))
 
     async def balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
         """Return the books of accounts."""
-        return await self._within(self._ledger.balances(accounts))
+        return await self.within(self._ledger.balances(accounts))
 
-    async def _within(self, call: Awaitable[Result]) -> Result:
+    async def within(self, call: Awaitable[Result]) -> Result:
+        """Await a call to the keeper under the same watch.
+
+        Raises:
+            StateStoreError: It failed or took too long, or the keeper rests.
+        """
         if self.is_down:
             _discard(call)
             raise StateStoreError("the state store does not answer; it is asked again in a moment")
         try:
-            async with asyncio.timeout(self._timeout):
+            with self._deadlines.within(self._timeout):
                 result = await call
         except TimeoutError:
             self._failed()

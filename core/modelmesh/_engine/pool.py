@@ -90,6 +90,7 @@ class Member:
         limits: What its calls are claimed from first.
         ejections: Rests in a row.
         probation: Whether it has just come back and not yet answered: one failure sends it off again.
+        tried_until: Monotonic time until which another process is taken to make its first call after a rest.
     """
 
     __slots__ = (
@@ -104,6 +105,7 @@ class Member:
         "provider_id",
         "reason",
         "rested_at",
+        "tried_until",
         "until",
     )
 
@@ -119,6 +121,7 @@ class Member:
         self.ejections = 0
         self.probation = False
         self.rested_at = 0.0
+        self.tried_until = 0.0
         self.limits = (*model.provider.limits, *pool_limits(pool.name, model.name, pool.policy.deactivation))
 
     @property
@@ -240,7 +243,10 @@ class Member:
 
     def is_on_trial(self) -> bool:
         """Whether it came back a moment ago and its first call is still running: others wait for what comes of it."""
-        return self.probation and (self.model.in_flight > 0 or self.model.asking > 0)
+        if not self.probation:
+            return False
+        model = self.model
+        return model.in_flight > 0 or model.asking > 0 or self.pool.clock.monotonic() < self.tried_until
 
     def would_heal(self, reason: str) -> bool:
         """Whether a rest for this reason is one that an answer ends."""
