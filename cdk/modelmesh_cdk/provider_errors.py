@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modelmesh.errors import (
@@ -32,6 +32,9 @@ from modelmesh_cdk.rate_limits import clamped, parse_go_duration, parse_retry_af
 # Google leaves a quota of 0 out of the details, as protocol buffers do with zeros, and names it in the message.
 _LIMIT_OF_ZERO = re.compile(r"\blimit: 0(?![\d.])")
 
+# OpenRouter and Bedrock say only in the message that it is a day which is used up.
+_PER_DAY = re.compile(r"\bper[- ]day\b")
+
 MAX_MESSAGE = 300
 MAX_CODE = 64
 MAX_PARTS = 5
@@ -50,6 +53,9 @@ _QUOTA_CODES = frozenset(
         "billing_error",
     }
 )
+_MODEL_QUOTA_CODES = frozenset({"servicequotaexceededexception"})
+# Without a code of their own: an empty account of Anthropic's (400), Azure's call volume, a key's limit at OpenRouter.
+_QUOTA_WORDS = ("credit balance is too low", "out of call volume quota", "key limit exceeded")
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length", "request_too_large"})
 _FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
 _UNSUPPORTED_CODES = frozenset(
@@ -62,14 +68,45 @@ _UNSUPPORTED_CODES = frozenset(
         "unknown_model",
         "tools_not_supported",
         "image_not_supported",
+        "model_decommissioned",
+        "operationnotsupported",
     }
 )
-# Google and xAI answer a wrong key with 400.
-_KEY_CODES = frozenset({"invalid_api_key", "authentication_error"})
-_KEY_WORDS = ("api key not valid", "api key expired", "incorrect api key", "invalid api key")
-_CONTEXT_WORDS = ("maximum context length", "context window", "too many tokens", "prompt is too long")
+# Google and xAI answer a wrong key with 400, Google also one that is used from the wrong country.
+_KEY_CODES = frozenset({"invalid_api_key", "authentication_error", "organization_restricted"})
+_KEY_WORDS = (
+    "api key not valid",
+    "api key expired",
+    "incorrect api key",
+    "invalid api key",
+    "user location is not supported",
+)
+_FILTER_WORDS = ("content filtering policy",)
+_CONTEXT_WORDS = (
+    "maximum context length",
+    "context window",
+    "too many tokens",
+    "prompt is too long",
+    "input is too long",
+    "exceed context limit",
+    "exceeds the maximum number",
+)
 _MODEL_WORDS = ("model", "deployment", "no endpoints found")
-_UNSUPPORTED_WORDS = ("does not support", "is not supported", "not supported by", "unsupported")
+_UNSUPPORTED_WORDS = (
+    "does not support",
+    "is not supported",
+    "isn't supported",
+    "isn’t supported",  # noqa: RUF001 (as Bedrock writes it)
+    "not supported by",
+    "unsupported",
+    "not enabled for this model",
+    "tool choice requires",
+    "invalid model",
+    "not a valid model",
+    "model identifier is invalid",
+)
+_NO_ACCESS_TO_MODEL = "access to the model"
+"""Bedrock refuses single models with the status of a wrong key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +164,9 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
         body: As it came, or parsed.
     """
     said = read_error_body(body)
+    if not said.code:
+        # Bedrock: ``ThrottlingException:http://…``
+        said = replace(said, code=_short(headers.get("x-amzn-errortype", "").partition(":")[0], MAX_CODE).lower())
     wait = parse_retry_after(headers)
     if wait is None:
         wait = said.retry_after
@@ -141,10 +181,11 @@ def error_from_status(status: int, headers: Mapping[str, str], body: bytes | Map
 def _meaning(status: int, said: ErrorBody, wait: float | None) -> ProviderError:
     text = f"HTTP {status}" + (f" {said.code}" if said.code else "") + (f": {said.message}" if said.message else "")
     facts: dict[str, Any] = {"status_code": status, "code": said.code or None, "retry_after": wait}
-    # Anthropic answers an empty account with 400 and no code of its own.
-    if said.code in _QUOTA_CODES or (status == 400 and "credit balance is too low" in said.message.lower()):
+    message = said.message.lower()
+    if said.code in _QUOTA_CODES or (status in (400, 403) and any(words in message for words in _QUOTA_WORDS)):
         return QuotaExhaustedError(text, scope="provider", **facts)
-    if status == 429 and (said.quota_is_zero or said.per_day):
+    no_wait_but_a_day = wait is None and _PER_DAY.search(message) is not None
+    if said.code in _MODEL_QUOTA_CODES or (status == 429 and (said.quota_is_zero or said.per_day or no_wait_but_a_day)):
         return QuotaExhaustedError(text, scope="model", **facts)
     if status < 400:
         # Followed, it would take the key to wherever it points.
@@ -154,15 +195,18 @@ def _meaning(status: int, said: ErrorBody, wait: float | None) -> ProviderError:
         return RateLimitError(text, **facts)
     if status == 402:
         return QuotaExhaustedError(text, scope="provider", **facts)
-    if said.code in _FILTER_CODES or said.is_flagged:
+    if said.code in _FILTER_CODES or said.is_flagged or (status == 400 and any(w in message for w in _FILTER_WORDS)):
         return ContentFilterError(text, **facts)
+    if status == 403 and _NO_ACCESS_TO_MODEL in message:
+        return UnsupportedRequestError(text, **facts)
     if status == 401 or (status == 403 and said.code not in _UNSUPPORTED_CODES):
         return AuthenticationError(text, **facts)
-    if status == 429:
+    if status in (429, 498):  # 498: Groq's flexible tier has no room
         return RateLimitError(text, **facts)
     if status in (408, 504):
         return ProviderTimeoutError(text, **facts)
-    if status in (409, 425) or status >= 500:
+    # 424: a model behind Azure or Bedrock failed. 499: somebody on the provider's side gave up.
+    if status in (409, 424, 425, 499) or status >= 500:
         return ProviderServerError(text, **facts)
     return _client_error(status, said, text, facts)
 

@@ -244,7 +244,7 @@ def test_an_odd_stream_that_is_whole_is_read_whole(how: str, figures: Any) -> No
 
 @pytest.mark.parametrize("newline", ["\n", "\r", "\r\n"], ids=["LF", "CR", "CRLF"])
 def test_however_the_bytes_are_split_the_tokens_are_the_same(newline: str, figures: Any) -> None:
-    """By single bytes and by random pieces, with letters of two to four bytes, and line ends of Unicode's in the text."""
+    """By single bytes and by random pieces, with letters of two to four bytes and Unicode line ends in the text."""
     texts = ["ü", "漢", "🜂", "a\u2028b", "c\u0085d", "e\\nf"] * 4
     events = [event(chunk(text=text), newline) for text in texts]
     data = b"".join(events) + event(chunk(finish_reason="stop"), newline) + event("[DONE]", newline)
