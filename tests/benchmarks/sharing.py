@@ -1,0 +1,128 @@
+"""What sharing costs a request: CPU with Redis and PostgreSQL against memory, and round trips to the store.
+
+    python tests/benchmarks/sharing.py
+
+The CPU is this process's, of requests over HTTP under a budget and a rate, 50 at once; stores take turns within one
+run and medians are compared. Round trips are counted at the store, those before the answer apart from those after it.
+Servers are started from the wheels of the dev extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import pstats
+from contextlib import ExitStack
+from typing import Any
+
+import loopback  # beside this script
+import stores_network
+
+from modelmesh import ModelMesh
+from modelmesh.router import CompletionRequest
+
+REQUESTS = 200
+
+
+def mesh_over(url: str, storage: dict[str, Any]) -> ModelMesh:
+    """Build a mesh of one model under a budget and a rate."""
+    mesh = ModelMesh()
+    mesh.initialize(
+        {
+            "providers": {
+                "p0": {
+                    "connector": "modelmesh.openai-compatible.v1",
+                    "base_url": f"{url}/fast/v1",
+                    "budget": {"daily_limit": 10**6},
+                    "rate_limit": {"rpm": 10**8},
+                }
+            },
+            "models": {
+                "m0": {
+                    "provider": "p0",
+                    "capabilities": ["chat-completion"],
+                    "pricing": {"input_per_1k_tokens": 0, "output_per_1k_tokens": 0, "per_request": 0.01},
+                }
+            },
+            "pools": {"chat-completion": {}},
+            "storage": storage,
+        }
+    )
+    return mesh
+
+
+async def round_trips(url: str, storage: dict[str, Any]) -> tuple[float, float]:
+    """Count calls to the store a request: before its answer, and after it."""
+    mesh = mesh_over(url, storage)
+    store: Any = mesh._built().state_store
+    calls = 0
+
+    def counted(name: str) -> None:
+        call = getattr(store, name)
+
+        async def count(*args: Any, **facts: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return await call(*args, **facts)
+
+        setattr(store, name, count)
+
+    for name in ("reserve", "settle", "release", "balances", "load", "save", "stat", "lock", "unlock"):
+        counted(name)
+    router, request = mesh.get_router(), CompletionRequest(loopback.MESSAGES)
+    ahead = after = 0
+    for _ in range(REQUESTS):
+        calls = 0
+        await router.acomplete("chat-completion", request)
+        ahead += calls
+        await asyncio.sleep(0.005)
+        after += calls
+    await mesh.ashutdown()
+    return ahead / REQUESTS, (after - ahead) / REQUESTS
+
+
+async def profile(url: str, storage: dict[str, Any]) -> None:
+    """Print where a request's CPU goes."""
+    mesh = mesh_over(url, storage)
+    router, request = mesh.get_router(), CompletionRequest(loopback.MESSAGES)
+    await loopback.cpu(lambda: router.acomplete("chat-completion", request))
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(3):
+        await loopback.cpu(lambda: router.acomplete("chat-completion", request))
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
+    await mesh.ashutdown()
+
+
+def main() -> None:
+    """Print both."""
+    parser = argparse.ArgumentParser(description="Measure what sharing a store costs a request.")
+    parser.add_argument("--profile", action="store_true", help="Say instead where the CPU goes with Redis.")
+    chosen = parser.parse_args()
+    home = stores_network.servers()
+    with ExitStack() as stack:
+        folder = stack.enter_context(home.servers_folder())
+        redis = stack.enter_context(home.running_redis(folder))
+        url = stack.enter_context(loopback.server())
+        sections: dict[str, dict[str, Any]] = {
+            "memory": {"connector": "modelmesh.memory.v1"},
+            "Redis": {"connector": "modelmesh.redis.v1", "url": redis.url},
+        }
+        if chosen.profile:
+            asyncio.run(profile(url, sections["Redis"]))
+            return
+        postgres = stack.enter_context(home.running_postgres(folder))
+        sections["PostgreSQL"] = {"connector": "modelmesh.postgres.v1", "url": postgres.url}
+        sections["Redis, lease_share: 0.01"] = {**sections["Redis"], "key_prefix": "blocks", "lease_share": 0.01}
+        costs = asyncio.run(stores_network.request_cpu(sections, url))
+        print("| store | CPU of a request | against memory | calls before the answer | after it |")
+        print("| --- | --- | --- | --- | --- |")
+        for name, cost in costs.items():
+            ahead, after = asyncio.run(round_trips(url, sections[name]))
+            print(f"| {name} | {cost:.0f} µs | {cost / costs['memory']:.2f} × | {ahead:.2f} | {after:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
