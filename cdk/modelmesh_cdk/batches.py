@@ -79,7 +79,7 @@ class Batches(Generic[Item, Result]):
             self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch = []
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
         while self._waiting and len(batch) < self._limit:
             waiting = self._waiting.popleft()
             if not waiting[1].done():

@@ -197,6 +197,9 @@ class _Client:
     def __init__(self, mesh: ModelMesh) -> None:
         self._mesh = mesh
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._mesh!r})"
+
     @property
     def mesh(self) -> ModelMesh:
         """The mesh behind the client."""

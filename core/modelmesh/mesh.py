@@ -370,8 +370,8 @@ class ModelMesh:
             UsageError: Called on the mesh's own event loop.
         """
         self._loop.refuse_own_thread()
-        if not self._begin_end():
-            return
+        if not self._begin_end() or self._loop.is_left_behind:
+            return  # what a forked process inherited is its parent's to end
         if self._graph is not None:
             self._end_requests()
             if self._graph.state_manager is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from modelmesh.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from modelmesh.mesh import ModelMesh
@@ -31,6 +34,10 @@ class Reply(dict[str, Any]):
         """Return plain dicts and lists."""
         plain: dict[str, Any] = _plain(self)
         return plain
+
+    def model_dump_json(self, *, indent: int | None = None) -> str:
+        """Return the reply as JSON text."""
+        return json.dumps(self, indent=indent, ensure_ascii=False)
 
 
 _OPTIONAL = frozenset(
@@ -83,12 +90,21 @@ _CONTROL = ("session_id", "preferred_provider", "deadline")
 
 
 def split(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part what goes to the provider from what steers the router; unset (None) parameters go nowhere."""
+    """Part what goes to the provider from what steers the router; unset (None) parameters go nowhere.
+
+    Raises:
+        InvalidRequestError: ``timeout`` is no number, or ``messages`` no list of mappings.
+    """
+    messages = parameters.get("messages", ())
+    if not isinstance(messages, (list, tuple)) or not all(isinstance(message, Mapping) for message in messages):
+        raise InvalidRequestError('messages must be a list of mappings such as {"role": "user", "content": "Hello"}')
     extra = parameters.pop("extra_body", None) or {}
     headers = parameters.pop("extra_headers", None)
     deadline = parameters.pop("timeout", None)
     metadata = {name: parameters.pop(name) for name in _CONTROL if parameters.get(name) is not None}
     if deadline is not None:
+        if isinstance(deadline, bool) or not isinstance(deadline, (int, float)):
+            raise InvalidRequestError(f"timeout must be a number of seconds; it is a {type(deadline).__name__}")
         metadata.setdefault("deadline", deadline)
     if headers:
         metadata["headers"] = headers

@@ -18,6 +18,7 @@ from modelmesh.errors import (
     ConfigurationError,
     CreateArgumentError,
     DeadlineExceededError,
+    InvalidRequestError,
     NoProvidersError,
     ProviderServerError,
     StreamInterruptedError,
@@ -99,6 +100,11 @@ def test_a_reply_becomes_plain_data_again() -> None:
     assert json.loads(json.dumps(Reply(data))) == data
 
 
+def test_a_reply_becomes_json() -> None:
+    """As a reply of OpenAI's SDK does."""
+    assert json.loads(Reply({"choices": [{"index": 0}]}).model_dump_json(indent=2)) == {"choices": [{"index": 0}]}
+
+
 def test_a_reply_copies_and_pickles() -> None:
     """Attribute access does not get in the way of Python's own protocols."""
     import copy
@@ -169,6 +175,31 @@ def test_timeout_is_the_deadline_of_the_whole_request(build: Build) -> None:
 
     with pytest.raises(DeadlineExceededError, match="2 s"):
         client.chat.completions.create(model="chat", messages=MESSAGES, timeout=2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"messages": "hello"}, "messages must be a list"),
+        ({"messages": ["hello"]}, "messages must be a list"),
+        ({"messages": None}, "messages must be a list"),
+        ({"messages": MESSAGES, "timeout": "5"}, "timeout must be a number of seconds; it is a str"),
+    ],
+    ids=["text", "texts", "none", "timeout"],
+)
+def test_what_no_provider_could_answer_is_the_callers_error(build: Build, wrong: dict[str, Any], words: str) -> None:
+    """No model is blamed for it, and none put to rest."""
+    client = build(["never asked"])
+
+    with pytest.raises(InvalidRequestError, match=words):
+        client.chat.completions.create(model="chat", **wrong)
+
+    assert client.pool_status()["chat"].active == 1
+
+
+def test_a_client_says_whose_it_is(build: Build) -> None:
+    """In a debugger and in a log."""
+    assert repr(build(["never asked"])) == "OpenAIClient(ModelMesh(1 pools))"
 
 
 def test_an_unknown_model_is_an_error_with_the_near_ones(build: Build) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -307,3 +310,53 @@ def test_closing_cancels_what_it_started_and_leaves_the_borrowed_loop(borrowed: 
     assert ended == ["work"]
     assert not borrowed.is_closed()
     assert not loop.is_running
+
+
+OPEN_STREAM = """
+import modelmesh
+mesh = modelmesh.ModelMesh()
+mesh.initialize({
+    "providers": {"simulator": {}},
+    "models": {"m": {"provider": "simulator", "capabilities": ["chat-completion"], "delivery": "streaming"}},
+    "pools": {"chat-completion": {}},
+})
+hello = [{"role": "user", "content": "hello"}]
+stream = mesh.get_client().chat.completions.create(model="m", messages=hello, stream=True)
+next(stream)
+"""
+
+IN_A_CHILD = """
+import os
+child = os.fork()
+if child == 0:
+    try:
+        mesh.get_client().chat.completions.create(model="m", messages=hello)
+    except modelmesh.UsageError as error:
+        print(error, flush=True)
+    mesh.shutdown()
+    os._exit(0)
+os.waitpid(child, 0)
+mesh.shutdown()
+"""
+
+
+def run_program(text: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own; one that hangs fails the test."""
+    program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", text]
+    return subprocess.run(program, capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_a_program_that_leaves_a_stream_open_ends() -> None:
+    """At its end the loop's thread stands still, and nobody waits for it."""
+    ended = run_program(OPEN_STREAM)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_told_to_build_a_mesh_of_its_own() -> None:
+    """The loop's thread stays behind in the parent; waiting for it would never end."""
+    ended = run_program(OPEN_STREAM + IN_A_CHILD)
+
+    assert "this process was forked" in ended.stdout
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
@@ -31,18 +33,28 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._background: dict[Future[None], None] = {}
+        self._process = 0
 
     @property
     def is_running(self) -> bool:
-        """Whether the loop was started and not closed."""
+        """Whether the loop was started and not closed, and its thread can still answer."""
+        return not self.is_left_behind and self._has_loop
+
+    @property
+    def _has_loop(self) -> bool:
         return self._loop is not None or (self._borrowed is not None and not self._closed)
+
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the thread stands still: a fork does not take it along, and an ending interpreter stops it."""
+        return self._thread is not None and (sys.is_finalizing() or self._process != os.getpid())
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop and wait for its result; interrupting the wait cancels it.
 
         Raises:
             UsageError: Called on the loop's own thread, which would wait for itself, or after `close`, or closed
-                meanwhile.
+                meanwhile, or in a process that was forked since, or while the interpreter ends.
         """
         try:
             loop = self._started()
@@ -109,7 +121,13 @@ class LoopThread:
                 raise UsageError("the mesh is shut down; build a new one")
             if self._borrowed is not None:
                 return self._borrowed
+            if self.is_left_behind:
+                where = "the interpreter is ending" if sys.is_finalizing() else "this process was forked"
+                raise UsageError(
+                    f"{where}, and the mesh's thread is not in it; build a mesh in each process, after forking"
+                )
             if self._loop is None:
+                self._process = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
                 self._thread.start()
@@ -123,7 +141,7 @@ class LoopThread:
         if self._borrowed is not None:
             for running in list(self._background):
                 running.cancel()
-        if loop is None or thread is None or loop.is_closed():
+        if loop is None or thread is None or loop.is_closed() or self.is_left_behind:
             return
         if threading.current_thread() is thread:
             raise UsageError("the mesh's own event loop cannot shut itself down; call shutdown() from elsewhere")
