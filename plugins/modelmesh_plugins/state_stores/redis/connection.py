@@ -44,11 +44,23 @@ class Command:
     def packed(self) -> bytes:
         """What is sent. redis-py packs the same, at several times the cost."""
         words = self.words if self.script is None else ("EVALSHA", self.script.digest, *self.arguments)
-        parts = [b"*%d\r\n" % len(words)]
+        # Most commands are ASCII throughout, of which one encoding of the whole takes half the time.
+        lines = [f"*{len(words)}\r\n"]
         for word in words:
-            data = word if isinstance(word, bytes) else str(word).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-        return b"".join(parts)
+            if type(word) is bytes:
+                return _packed(words)
+            text = str(word)
+            lines.append(f"${len(text)}\r\n{text}\r\n")
+        whole = "".join(lines)
+        return whole.encode() if whole.isascii() else _packed(words)
+
+
+def _packed(words: Sequence[str | bytes | int]) -> bytes:
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
 
 
 class Wire:
