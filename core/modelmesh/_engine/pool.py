@@ -597,7 +597,9 @@ class CapabilityPool:
             if not member.active:
                 # An order by hand is the reason whatever else holds, and nothing that ends takes its place.
                 if due > member.due or reason == DeactivationReason.MANUAL:
-                    member.reason = reason
+                    # A rest that only time ends is not made one that an answer ends by errors that come on top of it.
+                    if reason not in _IN_DOUBT or reason == RATE_LIMITED or member.reason in _IN_DOUBT:
+                        member.reason = reason
                     member.rest_until(due, now)
                 self._note_next_due()
                 return False

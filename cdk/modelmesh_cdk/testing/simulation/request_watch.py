@@ -181,7 +181,8 @@ class RequestWatch:
         since, until = asked.started - self._watch.began, self._watch.now()
         if member.is_limited or any(fault.overlaps(since, until) for fault in self._watch.world.of(spec.name)):
             return False
-        if any(at >= since for at, _ in self._watch.upstreams[spec.name].refusals):
+        upstream = self._watch.upstreams[spec.name]
+        if not upstream.has_room() or any(at >= since for at, _ in upstream.refusals):
             return False
         if self._watch.rotation.moved_at.get((process.number, model_id)) == until:
             return False  # it may have returned after the request was over, in the same moment

@@ -93,6 +93,14 @@ class Upstream:
         now = self.now()
         return next((fault for fault in self.faults if fault.kind in kinds and fault.is_on(now)), None)
 
+    def has_room(self) -> bool:
+        """Whether it would let a call in, by its quota and its rate."""
+        spec, moment = self.spec, self.world.epoch + self.now()
+        day = f"{datetime.fromtimestamp(moment, UTC).astimezone(ZoneInfo(spec.zone)):%Y-%m-%d}"
+        return (spec.quota is None or self.by_day.get(day, 0) < spec.quota) and (
+            spec.rate is None or self.by_minute.get(int(moment // 60), 0) < spec.rate
+        )
+
     def take(self, call: UpstreamCall) -> RateLimitStatus | None:
         """Let a call in, or raise what a provider answers whose allowance is used up."""
         spec, moment = self.spec, self.world.epoch + self.now()
