@@ -293,8 +293,20 @@ def _aiohttp_session() -> aiohttp.ClientSession:
     """Return a session that, like httpx's own transport, keeps no cookies and asks for no compression."""
     import aiohttp
 
+    class Connector(aiohttp.TCPConnector):
+        """Hangs up at once: a connection that is closed politely stays until what it holds is written.
+
+        That is for ever if its provider has stopped to read, whoever was cancelled or timed out meanwhile.
+        """
+
+        def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+            transport = protocol.transport
+            if should_close and transport is not None and transport.get_write_buffer_size():
+                transport.abort()
+            super()._release(key, protocol, should_close=should_close)
+
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS, ssl=_tls()),
+        connector=Connector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS, ssl=_tls()),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("Accept-Encoding",),
         max_line_size=MAX_HEADER_BYTES,

@@ -25,7 +25,7 @@ FLOOR = 10
 """Attempts a second that are granted beyond the share."""
 PROVIDERS = 3
 DEADLINE = 3.0
-COOLDOWN = 1.0
+COOLDOWN = 0.7
 
 
 class Outage:
@@ -59,7 +59,7 @@ def test_an_outage_of_everybody_is_not_amplified(
     sockets: Any, transport: str, lateness: Any, figures: Any, spread: Any, how: str
 ) -> None:
     """Under the default retry settings; before it, all is well, and after it all is well soon."""
-    seconds = figures.scale(3, 60)
+    seconds = figures.scale(2, 60)
     outage = Outage(FAILING[how])
     for place in range(PROVIDERS):
         sockets.provider(outage.provider(place))

@@ -625,7 +625,7 @@ BODIES = st.one_of(
 
 def test_nothing_on_the_wire_raises(figures: Any) -> None:
     """Any headers, any body, any status: an error of ours, a wait between nothing and a day."""
-    count = figures.scale(1_500, 60_000)
+    count = figures.scale(1_000, 30_000)
 
     @settings(max_examples=count, derandomize=True, database=None)
     @given(st.lists(st.dictionaries(NAMES, VALUES, max_size=6), max_size=4), BODIES, st.integers(300, 599))
