@@ -12,7 +12,7 @@ import pytest
 
 from modelmesh import ModelMesh, PipelineContext, PipelineStage
 from modelmesh._engine.retirement import LOOK_SECONDS
-from modelmesh.errors import AuthenticationError, ConfigurationError, UsageError
+from modelmesh.errors import AuthenticationError, ConfigurationError, ProviderServerError, UsageError
 from modelmesh.interfaces.observability import EventType, ObservabilityConnector, RoutingEvent
 from modelmesh.interfaces.strategy import DeactivationReason
 from modelmesh.router import CompletionRequest
@@ -228,6 +228,26 @@ def test_a_stream_that_nobody_has_begun_to_read_keeps_its_connector(build: Build
     wait_for(lambda: look_again(clock, old))
 
 
+def test_a_request_that_waits_before_a_retry_keeps_its_connector(build: Build) -> None:
+    """It runs nowhere just then, and is on its way all the same."""
+    clock, old = FakeClock(), ScriptedProvider([ProviderServerError("no", status_code=500)])
+    mesh = build(clock=clock, old=old, pool={"retry": {"initial_delay": "20s", "max_delay": "20s"}})
+    answers: list[str] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(mesh)))
+    asking.start()
+    wait_for(lambda: clock.sleepers == 1)
+    mesh.reload_config(config(new=ScriptedProvider()))
+    for _ in range(5):
+        wait_for(lambda: clock.sleepers == 2)
+        clock.advance(LOOK_SECONDS)
+    assert not old.is_closed
+
+    clock.advance(60.0)
+    asking.join()
+
+    assert answers == ["old-model"]
+
+
 def test_a_request_that_never_ends_is_not_waited_for_for_ever(build: Build) -> None:
     """The longest deadline of the old pools is the limit."""
     clock, old = FakeClock(), ScriptedProvider(default=hang())
@@ -328,6 +348,8 @@ def test_a_provider_with_a_new_key_may_be_called_at_once(build: Build) -> None:
 
     assert "vendor" in mesh.active_providers()
     assert mesh.pool_status()["chat"]["standby"] == 0
+    state = mesh.get_registry().find_by_provider("vendor")[0].state
+    assert (state.status, state.deactivation_reason) == ("active", None)
 
 
 def test_a_larger_limit_ends_the_rest_it_was_for(build: Build) -> None:
@@ -371,6 +393,88 @@ def test_a_failure_that_comes_late_is_heard_in_the_new_pools(build: Build) -> No
 
     assert mesh.get_router().get_pool("chat").members["one-model"].reason == "provider_unavailable"
     assert mesh.active_providers() == ["other"]
+    assert mesh.provider_status()["one"]["reason"] == "auth_failure"
+
+
+def test_downtime_goes_on_where_it_was(build: Build) -> None:
+    """Of a model that rests on; one that is gone is not down any more."""
+    one, other, clock = ScriptedProvider(), ScriptedProvider(), FakeClock()
+    mesh = build(clock=clock, one=one, other=other, third=(third := ScriptedProvider()))
+    for name in ("one-model", "third-model"):
+        rest(mesh, name, "manual")
+    clock.advance(10.0)
+
+    mesh.reload_config(config(one=one, other=other))
+    clock.advance(10.0)
+
+    assert mesh.get_statistics().model("one-model").downtime_total == pytest.approx(20.0)
+    assert mesh.get_statistics().model("third-model").downtime_total == pytest.approx(10.0)
+    assert third is not None
+
+
+def test_a_refused_configuration_ends_no_downtime(build: Build) -> None:
+    """What was built for it said that everybody can be reached."""
+
+    class Stuck(Watcher):
+        def attach(self, mesh: ModelMesh) -> None:
+            raise ConfigurationError("port 9 is taken")
+
+    one, other, clock = ScriptedProvider(), ScriptedProvider(), FakeClock()
+    mesh = build(clock=clock, one=one, other=other)
+    rest(mesh, "one-model", "manual")
+    with pytest.raises(ConfigurationError):
+        mesh.reload_config(config(observer=Stuck(), one=one, other=other))
+    clock.advance(10.0)
+
+    assert mesh.get_statistics().model("one-model").downtime_total == pytest.approx(10.0)
+
+
+def test_a_batch_goes_on_with_the_new_providers(build: Build) -> None:
+    """What is left of it is asked of them."""
+    old, new = ScriptedProvider(default=hang()), ScriptedProvider()
+    mesh = build(clock=FakeClock(), old=old)
+    router = mesh.get_router()
+    job = router.batch("chat", [HELLO] * 20)
+    wait_for(lambda: old.active == 8)
+    mesh.reload_config(config(new=new))
+
+    old.release()
+
+    wait_for(lambda: router.get_batch(job.job_id).status == "completed")
+    assert (len(old.requests), len(new.requests)) == (8, 12)
+
+
+def test_batches_of_another_store_follow_later_configurations(build: Build, tmp_path: Path) -> None:
+    """They ask whatever is in force when they ask."""
+    stored = {"storage": {"connector": "file", "path": str(tmp_path / "store")}}
+    mesh = build(p=ScriptedProvider())
+    mesh.reload_config(config(p=(second := ScriptedProvider()), extra=stored))
+    mesh.reload_config(config(p=(third := ScriptedProvider()), extra=stored))
+
+    router = mesh.get_router()
+    job = router.batch("chat", [HELLO] * 3)
+
+    wait_for(lambda: router.get_batch(job.job_id).status == "completed")
+    assert (len(second.requests), len(third.requests)) == (0, 3)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same store", "other store"])
+def test_the_store_is_kept_as_long_as_it_is_the_same(build: Build, tmp_path: Path, same: bool) -> None:
+    """Another one begins with empty books."""
+    limited = {"connector": "modelmesh.simulator.v1", "quota": {"requests": 5, "reset_schedule": "monthly"}}
+
+    def stored(name: str) -> dict[str, Any]:
+        return {"storage": {"connector": "file", "path": str(tmp_path / name)}}
+
+    mesh = build(sim=limited, extra=stored("one"))
+    ask(mesh)
+
+    mesh.reload_config(config(sim=limited, extra=stored("one" if same else "two")))
+    ask(mesh)
+
+    assert [row.spent for row in mesh.get_quota()] == [2 if same else 1]
+    mesh.shutdown()
+    assert (tmp_path / "two").exists() is not same
 
 
 # --- who watches ---------------------------------------------------------------------------------
@@ -403,6 +507,36 @@ def test_observers_come_and_go(build: Build) -> None:
     assert mesh.observers() == [second]
     assert attached == [mesh]
     wait_for(lambda: any("new configuration" in each.message for each in second.traces))
+
+
+def test_an_observer_is_sent_what_the_new_configuration_says(build: Build) -> None:
+    """The same connector, another subscription; a level that was set while it ran stays as long as it is the same."""
+    watcher, provider = Watcher(), ScriptedProvider()
+    quiet = {"observability": {"instance": watcher, "events": {"filter": ["rotation"]}}}
+    mesh = build(p=provider, observer=watcher)
+    before = len(watcher.events)
+
+    mesh.reload_config(config(extra=quiet, p=provider, q=ScriptedProvider()))
+    rest(mesh, "q-model")
+
+    wait_for(lambda: any("new configuration" in each.message for each in watcher.traces))
+    assert len(watcher.events) - before <= 1
+    assert mesh.observers() == [watcher]
+    assert EventType.MODEL_DEACTIVATED not in {each.event_type for each in watcher.events}
+
+
+def test_statistics_are_kept_as_the_new_configuration_says(build: Build) -> None:
+    """Scopes that are not wanted any more are dropped."""
+    provider, section = ScriptedProvider(), {"connector": "modelmesh.null.v1", "statistics": {"scopes": ["pool"]}}
+    mesh = build(p=provider)
+    ask(mesh)
+
+    mesh.reload_config(config(p=provider, extra={"observability": section}))
+    ask(mesh)
+
+    assert mesh.get_statistics().pool("chat").total_requests == 2
+    with pytest.raises(KeyError, match="not kept"):
+        mesh.get_statistics().model("p-model")
 
 
 def test_stages_somebody_put_in_stay(build: Build) -> None:
