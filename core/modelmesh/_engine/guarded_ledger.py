@@ -13,13 +13,14 @@ from modelmesh.interfaces.runtime import Clock
 Result = TypeVar("Result")
 
 _FIRST_REST = 0.5
-_LONGEST_REST = 5.0
+_LONGEST_REST = 2.0
 
 
 class GuardedLedger:
     """Passes calls on within a time limit, and stops asking for a while when the keeper does not answer.
 
-    Rests begin at half a second and double to five seconds, so that a keeper that is back is noticed within five.
+    Rests begin at half a second and double to two, so that a keeper that is back is noticed in time; when one is over,
+    a single call finds out and the others do not wait for it.
 
     Args:
         ledger: The keeper.
@@ -35,12 +36,13 @@ class GuardedLedger:
         self._told = told
         self._failures = 0
         self._down_until = 0.0
+        self._is_trying = False
         self._deadlines = Deadlines()
 
     @property
     def is_down(self) -> bool:
         """Whether it rests just now."""
-        return self._failures > 0 and self._clock.monotonic() < self._down_until
+        return self._failures > 0 and (self._is_trying or self._clock.monotonic() < self._down_until)
 
     async def reserve(
         self, reservation: str, claims: Sequence[Claim], *, lease: float, dispatched: bool = True
@@ -69,25 +71,32 @@ class GuardedLedger:
         if self.is_down:
             _discard(call)
             raise StateStoreError("the state store does not answer; it is asked again in a moment")
+        begun = self._failures
+        self._is_trying = tries = begun > 0
         try:
             with self._deadlines.within(self._timeout):
                 result = await call
         except TimeoutError:
-            self._failed()
+            self._failed(begun)
             raise StateStoreError(f"the state store did not answer within {self._timeout:g} s") from None
         except StateStoreError:
-            self._failed()
+            self._failed(begun)
             raise
-        if self._failures:
+        finally:
+            if tries:
+                self._is_trying = False
+        if begun and self._failures:
             self._failures = 0
             self._told("the state store answers again")
         return result
 
-    def _failed(self) -> None:
+    def _failed(self, begun: int) -> None:
+        if self._failures != begun:
+            return  # of many calls that were out at once, one counts
         self._failures += 1
-        rest = min(_FIRST_REST * 2.0 ** min(self._failures - 1, 10), _LONGEST_REST)
+        rest = min(_FIRST_REST * 2.0 ** min(begun, 10), _LONGEST_REST)
         self._down_until = self._clock.monotonic() + rest
-        if self._failures == 1:
+        if begun == 0:
             self._told("the state store does not answer; limits are kept as on_store_error says")
 
 

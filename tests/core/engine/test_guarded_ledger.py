@@ -74,7 +74,7 @@ def test_a_store_that_fails_is_left_alone_for_a_while(trouble: str) -> None:
 
 
 def test_a_store_that_is_back_is_used_again_without_a_restart() -> None:
-    """At most five seconds later."""
+    """At most two seconds later."""
     clock, lines = FakeClock(), list[str]()
     ledger = guarded(clock, lines)
 
@@ -89,6 +89,58 @@ def test_a_store_that_is_back_is_used_again_without_a_restart() -> None:
 
     assert asyncio.run(scenario()) == "granted"
     assert lines[-1] == "the state store answers again"
+
+
+def test_many_calls_that_fail_at_once_make_no_long_rest() -> None:
+    """A hundred requests meet one failure: the store is asked again after half a second."""
+    clock, lines = FakeClock(), list[str]()
+    ledger = guarded(clock, lines)
+
+    async def scenario() -> str:
+        Shaky.trouble = "silent"
+        await asyncio.gather(*(outcome(ledger, f"a{number}") for number in range(100)))
+        Shaky.trouble = None
+        clock.advance(0.5)
+        return await outcome(ledger, "b")
+
+    assert asyncio.run(scenario()) == "granted"
+    assert len(lines) == 2
+
+
+def test_one_call_finds_out_whether_it_is_back() -> None:
+    """The others do not wait for a store that is still silent."""
+    clock = FakeClock()
+    ledger = guarded(clock, [])
+
+    async def scenario() -> list[str]:
+        Shaky.trouble = "silent"
+        await outcome(ledger, "first")
+        clock.advance(0.5)
+        return await asyncio.gather(*(outcome(ledger, f"{number}") for number in range(10)))
+
+    said = asyncio.run(scenario())
+
+    assert Shaky.calls == 2
+    assert said.count("the state store did not answer within 0.02 s") == 1
+
+
+def test_a_cancelled_try_leaves_room_for_the_next() -> None:
+    """The caller went away before anybody knew."""
+    clock = FakeClock()
+    ledger = guarded(clock, [])
+
+    async def scenario() -> str:
+        Shaky.trouble = "silent"
+        await outcome(ledger, "first")
+        clock.advance(0.5)
+        trying = asyncio.ensure_future(outcome(ledger, "second"))
+        await asyncio.sleep(0)
+        trying.cancel()
+        await asyncio.gather(trying, return_exceptions=True)
+        Shaky.trouble = None
+        return await outcome(ledger, "third")
+
+    assert asyncio.run(scenario()) == "granted"
 
 
 # --- through the router ------------------------------------------------------------------------
