@@ -31,8 +31,8 @@ PLAIN = [
     faults.status(429, retry_after=0.1),
     faults.status(503, retry_after=3_600),
     faults.body(b"<html><h1>Bad Gateway</h1></html>", code=502, content_type="text/html"),
-    *(faults.reset(when) for when in ("before_headers", "after_headers", "mid_body")),  # type: ignore[arg-type]
-    *(faults.close(when) for when in ("before_headers", "after_headers", "mid_body")),  # type: ignore[arg-type]
+    *(faults.reset(when) for when in ("before_headers", "after_headers", "mid_body")),
+    *(faults.close(when) for when in ("before_headers", "after_headers", "mid_body")),
     faults.body(b""),
     faults.body(b"<html>", content_type="text/html"),
     faults.body(b'{"choices": []}'),
@@ -45,14 +45,14 @@ PLAIN = [
 ]
 STREAMED = [
     *PLAIN,
-    *(faults.stream("never ", "to be ", "seen", end=end) for end in ("silent", "cut", "reset", "error", "malformed")),  # type: ignore[arg-type]
-    *(faults.stream(end=end) for end in ("silent", "cut", "reset", "error", "malformed")),  # type: ignore[arg-type]
+    *(faults.stream("never ", "to be ", "seen", end=end) for end in ("silent", "cut", "reset", "error", "malformed")),
+    *(faults.stream(end=end) for end in ("silent", "cut", "reset", "error", "malformed")),
     faults.events(end="silent"),
     faults.events(),
     faults.events({"id": "1", "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}),
     faults.events(b'event: error\ndata: {"error": {"type": "overloaded_error", "message": "busy"}}\n\n'),
 ]
-SLOW = [*(faults.hang(when) for when in ("before_headers", "after_headers", "mid_body"))]  # type: ignore[arg-type]
+SLOW = [*(faults.hang(when) for when in ("before_headers", "after_headers", "mid_body"))]
 SLOW_STREAMS = [*SLOW, faults.stream("never", end="stall"), faults.stream("never", end="comments")]
 
 
@@ -72,7 +72,7 @@ def grey(name: str, seen: Counter[str], lot: random.Random) -> Any:
     def step(request: RecordedRequest) -> Iterable[Action]:
         if lot.random() >= GREY_SHARE:
             seen["well"] += 1
-            return well(request)  # type: ignore[no-any-return]
+            return well(request)
         seen["failed"] += 1
         is_slow = lot.random() < 0.1
         if request.wants_stream:
@@ -89,7 +89,7 @@ def flapping(name: str, seen: Counter[str], lot: random.Random) -> Any:
     def step(request: RecordedRequest) -> Iterable[Action]:
         if time.monotonic() % (2 * FLAP) < FLAP:
             seen["well"] += 1
-            return well(request)  # type: ignore[no-any-return]
+            return well(request)
         seen["failed"] += 1
         return lot.choice([faults.reset(), faults.status(503), faults.status(500)])(request)
 

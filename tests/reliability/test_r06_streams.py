@@ -304,7 +304,7 @@ def test_a_sample_over_sockets_is_no_different(sockets: Any, transport: str, fig
 
     def step(request: Any) -> Any:
         end, place = next(script)
-        for action in faults.stream(*TEXTS[:place], end=end)(request):  # type: ignore[arg-type]
+        for action in faults.stream(*TEXTS[:place], end=end)(request):
             if action is RESET:
                 yield Pause(0.02)
             yield action
