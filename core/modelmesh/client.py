@@ -290,7 +290,7 @@ class AsyncOpenAIClient(_Client):
 def create(
     *capabilities: str,
     pool: str | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     models: Sequence[str] | None = None,
     strategy: str = "stick-until-failure",
     api_keys: Mapping[str, str] | None = None,
@@ -303,7 +303,8 @@ def create(
     Args:
         capabilities: What is needed, such as ``"chat-completion"``; each becomes a pool of that name.
         pool: A predefined pool instead, such as ``"text-generation"``.
-        providers: Use only these, by connector ID or its first part (``"openai"``).
+        providers: Use only these, by connector ID or its first part (``"openai"``); or a mapping of them to settings
+            that go before what is detected.
         models: Use only these models, in this order.
         strategy: Selection strategy of the pools.
         api_keys: Keys by provider (``"openai"``) or variable name; then the environment is not looked at.
@@ -322,7 +323,7 @@ def create(
 def create_async(
     *capabilities: str,
     pool: str | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     models: Sequence[str] | None = None,
     strategy: str = "stick-until-failure",
     api_keys: Mapping[str, str] | None = None,
@@ -339,7 +340,7 @@ def create_async(
 def _mesh(
     capabilities: Sequence[str],
     pool: str | None,
-    providers: Sequence[str] | None,
+    providers: Sequence[str] | Mapping[str, Mapping[str, Any]] | None,
     models: Sequence[str] | None,
     strategy: str,
     api_keys: Mapping[str, str] | None,
@@ -363,6 +364,7 @@ def _mesh(
                 models=tuple(models) if models is not None else None,
                 strategy=strategy,
                 api_keys=api_keys,
+                settings=providers if isinstance(providers, Mapping) else {},
             )
             raw, keys = detected_config(wanted, mesh.plugins, environment)
             mesh.initialize(raw, secrets=keys)

@@ -7,7 +7,7 @@ as the bundled ones are, once its key is set.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelmesh.capabilities import PREDEFINED_POOLS, CapabilityTree
@@ -34,6 +34,7 @@ class Detection:
     models: tuple[str, ...] | None = None
     strategy: str = "stick-until-failure"
     api_keys: Mapping[str, str] | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def detected_config(
@@ -58,10 +59,14 @@ def detected_config(
         if wanted.api_keys is not None:
             environment = _given(connector_id, _variables(cls), wanted.api_keys)
             keys.update(environment)
+        own = wanted.settings.get(connector_id) or wanted.settings.get(_vendor(connector_id)) or {}
+        if own and _variables(cls):
+            # It is wanted as it is set here, whatever the environment holds; a key that is missing is told as such.
+            environment = {_variables(cls)[0]: "(wanted)", **environment}
         found = _ask(connector_id, cls, environment, needed=wanted.providers is not None)
         if found is None:
             continue
-        providers[connector_id] = {"connector": connector_id, **found.get("provider", {})}
+        providers[connector_id] = {"connector": connector_id, **found.get("provider", {}), **own}
         for name, definition in found.get("models", {}).items():
             models.setdefault(name, {"provider": connector_id, **definition})
         if found.get("any_model"):

@@ -341,3 +341,28 @@ def test_a_local_server_alone_says_that_models_are_to_be_named() -> None:
     """What it has loaded is not in the environment."""
     with pytest.raises(NoProvidersError, match=r"models=\[\.\.\.\]"):
         local(OLLAMA_HOST="localhost")
+
+
+# --- settings of one's own -----------------------------------------------------------------------
+
+
+def test_providers_may_be_given_with_settings() -> None:
+    """They go before what is detected, and need no key in the environment."""
+    settings = {"openai": {"api_key": "sk-canary-0123456789", "base_url": "http://127.0.0.1:9/v1"}}
+    with modelmesh.create("chat-completion", providers=settings, environ={}) as client:
+        connector: Any = client.mesh.get_registry().find_by_provider("openai.llm.v1")[0].provider.connector
+
+        assert client.active_providers() == ["openai.llm.v1"]
+        assert connector.config.base_url == "http://127.0.0.1:9/v1"
+
+
+def test_settings_without_a_key_still_need_one() -> None:
+    """The error names the secret."""
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
+        modelmesh.create("chat-completion", providers={"openai": {"organization": "acme"}}, environ={})
+
+
+def test_wrong_settings_are_named() -> None:
+    """As in a file."""
+    with pytest.raises(ConfigurationError, match="colour"):
+        modelmesh.create("chat-completion", providers={"openai": {"api_key": "sk-x", "colour": "red"}}, environ={})
