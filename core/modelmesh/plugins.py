@@ -233,7 +233,7 @@ class PluginHost:
         raise UnknownConnectorError(self._unknown(spec, connector_id, known))
 
     def _unknown(self, spec: KindSpec, connector_id: str, known: list[str]) -> str:
-        short = [name.split(".")[-2] for name in known if name.count(".") >= 2]
+        short = sorted({name.split(".")[-2] for name in known if name.count(".") >= 2})
         close = get_close_matches(connector_id, [*known, *short], n=1, cutoff=0.6)
         hint = (
             "" if close else f"; is the package that brings it installed (pip install modelmesh-{_slug(connector_id)})?"

@@ -306,3 +306,13 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "No space left on device" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_check_finds_a_path_that_no_server_has(run: Run, tmp_path: Path) -> None:
+    """The server would refuse it; it is known before."""
+    write(tmp_path, mesh__yaml=GOOD + "proxy:\n  endpoints: [/v1/chat/complete]\n")
+
+    result = run("check", "mesh.yaml")
+
+    assert result.returncode == 1
+    assert "mesh.yaml:8: proxy.endpoints: unknown endpoint '/v1/chat/complete'; did you mean" in result.stderr

@@ -22,6 +22,7 @@ _EXPECTED = {
     "float_type": "expected a number",
     "string_type": "expected text",
     "list_type": "expected a list",
+    "tuple_type": "expected a list",
     "dict_type": "expected a mapping",
     "model_type": "expected a mapping",
     "model_attributes_type": "expected a mapping",
@@ -48,7 +49,11 @@ def problems_of(
         only: Says of a key of the model whether to report what is wrong with it.
     """
     seen: set[str] = set()
-    for each in error.errors(include_input=False, include_url=False):
+    found = error.errors(include_input=False, include_url=False)
+    words = {
+        dotted(_written(document, base, tuple(each["loc"]))): each for each in found if each["type"] == "literal_error"
+    }
+    for each in found:
         if each["loc"] and not only(each["loc"][0]):
             continue
         kind, loc = str(each["type"]), _written(document, base, tuple(each["loc"]))
@@ -64,6 +69,10 @@ def problems_of(
             message = "is missing; add it"
         elif kind == "literal_error":
             message = f"must be {each.get('ctx', {}).get('expected', 'one of the documented values')}"
+        elif kind == "too_short":
+            message = "is empty; name at least one"
+        elif kind == "model_type" and dotted(loc) in words:
+            message = f"must be {words[dotted(loc)].get('ctx', {}).get('expected')}, or a mapping"
         elif kind == "value_error":
             message = str(each.get("ctx", {}).get("error", each["msg"]))
         else:

@@ -124,7 +124,8 @@ class _Loading:
         self._each("pools", self._strategy)
         self._storage()
         read_observability(self._desk)
-        self._refuse_stray_references(self._data, ())
+        written = written_keys(Configuration)
+        self._refuse_stray_references({key: each for key, each in self._data.items() if key in written}, ())
         if "proxy" in self._data:
             self._data["proxy"] = self._desk.resolve(self._data["proxy"], ("proxy",))
         configuration = self._validate()
@@ -221,6 +222,9 @@ class _Loading:
             entry.setdefault("connector", name)
             return
         named = (*path, "connector") if "connector" in entry else path
+        if "connector" not in entry and "." not in name and not self._desk.knows("providers", name):
+            self._desk.add(path, f"names no connector, and none is called {name!r}; add connector:, such as simulator")
+            return
         entry["connector"], cls = self._desk.find("providers", entry.get("connector", name), named)
         if cls is not None:
             subject = f"provider {entry['connector']!r}"

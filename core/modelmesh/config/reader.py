@@ -219,6 +219,8 @@ _PLAIN = (
     ("undefined tag handle", "a !tag, which configurations do not use; quote text that begins with !"),
     ("cannot start any token", "text that begins with a special character; quote it"),
     ("found another document", "a second document (---); keep one"),
+    ("but found '<block", "something that does not belong to what is above it; check the indentation"),
+    ("'<stream end>'", "a bracket or brace that is opened and never closed"),
     ("unexpected end of stream", "a quote that is opened and never closed"),
 )
 """What PyYAML says, and the same in plain words; names and values that PyYAML repeats are left out."""

@@ -118,8 +118,12 @@ class _References:
             self._add(path, unknown_name(kind, name, list(known)))
 
     def _list(self, path: KeyPath, kind: str, names: Any, known: Entries) -> None:
+        seen: set[str] = set()
         for place, name in _texts(names):
             self._named((*path, *place), kind, name, known)
+            if name in seen:
+                self._add((*path, *place), f"names {name!r} a second time; remove one of them")
+            seen.add(name)
 
     def _is_sound(self, pool: str) -> bool:
         deciding = ("providers", "models", "capabilities", f"pools.{pool}")

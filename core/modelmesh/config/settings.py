@@ -12,8 +12,9 @@ from modelmesh.config.explain import problems_of
 from modelmesh.config.not_yet import NOT_YET_SETTINGS, REFUSAL
 from modelmesh.config.reader import Document, KeyPath
 from modelmesh.config.secrets import SecretResolver
-from modelmesh.errors import ConfigurationError, Problem, SecretNotFoundError, unknown_name
+from modelmesh.errors import ConfigurationError, Problem, SecretNotFoundError, UnknownConnectorError, unknown_name
 
+_NEAR_REFERENCE = re.compile(r"\$\{\s*(?:secrets?|env)\s*:\s*([^}]*?)\s*\}", re.IGNORECASE)
 _BARE_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Layer = tuple[KeyPath, Mapping[str, Any]]
@@ -82,6 +83,14 @@ class Desk:
         except (ConfigurationError, TypeError):
             return None
 
+    def knows(self, kind: str, connector_id: str) -> bool:
+        """Whether a connector goes by this name, usable or not."""
+        try:
+            self.connectors.resolve_id(kind, connector_id)
+        except UnknownConnectorError:
+            return False
+        return True
+
     def is_ready_made(self, value: Any, path: KeyPath) -> bool:
         """Whether a value is a Python object; one that came from a file cannot be, which is noted."""
         if isinstance(value, (str, int, float, dict, list)):
@@ -135,6 +144,9 @@ class Desk:
         bare = _BARE_VARIABLE.fullmatch(value)
         if bare is not None:
             self.add(path, f"would be taken literally; write ${{secrets:{bare[1]}}} for a secret")
+        near = _NEAR_REFERENCE.search(value)
+        if near is not None and not near[0].startswith("${secrets:"):
+            self.add(path, f"{near[0]} would be taken literally; write ${{secrets:{near[1]}}} for a secret")
         try:
             return self.resolver.resolve(value)
         except (SecretNotFoundError, ConfigurationError, ValueError) as error:

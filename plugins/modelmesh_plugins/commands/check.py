@@ -6,9 +6,11 @@ import os
 
 import click
 
-from modelmesh.config import load_config
-from modelmesh.errors import ConfigurationError
+from modelmesh.config import MeshConfig, load_config
+from modelmesh.config.models import Configuration
+from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.plugins import PluginHost
+from modelmesh_plugins.server.settings import settings_of
 
 
 @click.command("check")
@@ -20,6 +22,7 @@ def command(file: str) -> int:
     """
     try:
         configuration = load_config(file, connectors=PluginHost(), environ=os.environ)
+        _check_proxy(file, configuration)
     except ConfigurationError as error:
         for problem in error.problems or (error,):
             click.echo(str(problem), err=True)
@@ -33,3 +36,13 @@ def command(file: str) -> int:
     for name, pool in configuration.pools.items():
         click.echo(f"  pool {name}: {pool.capability or name}, {pool.strategy}")
     return 0
+
+
+def _check_proxy(file: str, configuration: Configuration) -> None:
+    """Refuse what only the server would, when it starts; the core does not know its paths."""
+    try:
+        settings_of(configuration)
+    except ConfigurationError as error:
+        line = MeshConfig.from_file(file).lines.get(("proxy", "endpoints"))
+        message = error.message.removeprefix("proxy.endpoints: ")
+        raise ConfigurationError.from_problems([Problem(message, "proxy.endpoints", file, line)]) from None

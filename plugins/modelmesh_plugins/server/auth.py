@@ -35,7 +35,7 @@ class BearerKeys:
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         key = key.strip()
         if scheme.lower() != b"bearer" or not key:
-            raise _refused("no key was sent; send it as 'Authorization: Bearer KEY'")
+            raise _refused("no key was sent; send it as a bearer token in the Authorization header")
         given = sha256(key).digest()
         # Every key is compared, whichever fits: the time taken tells nothing.
         fits = False

@@ -1,0 +1,67 @@
+"""What people really get wrong, and the one line they are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelmesh.config import MeshConfig, load_config
+from modelmesh.errors import ConfigurationError
+from modelmesh.plugins import PluginHost
+
+GOOD = """\
+providers:
+  local:
+    connector: openai-compatible
+    base_url: http://127.0.0.1:1
+    api_key: key
+models:
+  small: {provider: local, capabilities: [chat-completion], delivery: sync}
+  large: {provider: local, capabilities: [chat-completion]}
+pools:
+  chat-completion:
+    models: [small, large]
+"""
+
+
+def problems(text: str) -> list[str]:
+    """Return what is wrong with a configuration."""
+    try:
+        load_config(MeshConfig.from_yaml(text), connectors=PluginHost(), environ={})
+    except ConfigurationError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def test_the_configuration_that_is_broken_below_is_whole() -> None:
+    """Otherwise the lines below would say nothing."""
+    assert problems(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "line", "said"),
+    [
+        ("key\n", "${secret:KEY}\n", 5, "${secret:KEY} would be taken literally; write ${secrets:KEY} for a secret"),
+        ("key\n", "${env:KEY}\n", 5, "${env:KEY} would be taken literally; write ${secrets:KEY} for a secret"),
+        ("delivery: sync", "delivery: synced", 7, "must be 'sync' or 'streaming', or a mapping"),
+        ("[chat-completion], d", "[], d", 7, "is empty; name at least one"),
+        ("[chat-completion], d", "chat-completion, d", 7, "expected a list"),
+        ("[small, large]", "[small, small]", 11, "names 'small' a second time; remove one of them"),
+        ("    connector: openai-compatible\n", "", 2, "names no connector, and none is called 'local'; add connector:"),
+        ("    base_url", "   base_url", 4, "check the indentation"),
+        ("[small, large]", "[small, large", 12, "a bracket or brace that is opened and never closed"),
+    ],
+    ids=["secret", "env", "union", "empty", "no list", "twice", "connector", "indentation", "bracket"],
+)
+def test_one_mistake_is_one_line_with_what_to_do(right: str, wrong: str, line: int, said: str) -> None:
+    """It names the line, and says it in words of the configuration rather than of a library."""
+    (problem,) = problems(GOOD.replace(right, wrong, 1))
+
+    assert problem.startswith(f"line {line}:")
+    assert said in problem
+
+
+def test_what_stands_in_a_misspelt_section_is_no_further_mistake() -> None:
+    """References to secrets are read again once the section is called what it should."""
+    text = GOOD.replace("key\n", "${secrets:KEY}\n").replace("providers:\n", "provders:\n", 1)
+
+    assert not any("a secret reference is not read here" in problem for problem in problems(text))
