@@ -121,7 +121,9 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- |")
         for name, cost in costs.items():
             ahead, after = asyncio.run(round_trips(url, sections[name]))
-            print(f"| {name} | {cost:.0f} µs | {cost / costs['memory']:.2f} × | {ahead:.2f} | {after:.2f} |", flush=True)
+            print(
+                f"| {name} | {cost:.0f} µs | {cost / costs['memory']:.2f} × | {ahead:.2f} | {after:.2f} |", flush=True
+            )
 
 
 if __name__ == "__main__":
