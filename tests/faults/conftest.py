@@ -189,9 +189,9 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """The carrier of the bytes: aiohttp as with the ``fast`` extra, or httpx's own as without it."""
     name = str(request.param)
     if name == "httpx":
-        monkeypatch.setitem(sys.modules, "httpx_aiohttp", cast("ModuleType", None))
+        monkeypatch.setitem(sys.modules, "aiohttp", cast("ModuleType", None))
     else:
-        pytest.importorskip("httpx_aiohttp")
+        pytest.importorskip("aiohttp")
     return name
 
 

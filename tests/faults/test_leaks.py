@@ -148,11 +148,11 @@ def test_closed_event_loops_are_let_go(world: Any) -> None:
     async def main() -> None:
         await mesh.get_router().acomplete("chat", HELLO)
         # A loop that ends takes its connections along; without this, Python itself would warn of them.
-        transport = connector.http._transports[asyncio.get_running_loop()]
+        transport = connector.http._carriers[asyncio.get_running_loop()]
         await transport.aclose()
 
     for _ in range(20):
         asyncio.run(main())
 
-    assert len(connector.http._transports) <= 2
+    assert len(connector.http._carriers) <= 2
     assert len(server.requests) == 20

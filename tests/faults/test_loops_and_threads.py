@@ -47,9 +47,9 @@ def test_many_loops_at_once_are_all_answered(world: Any) -> None:
     async def many() -> list[str]:
         answers = await asyncio.gather(*(mesh.get_router().acomplete("chat", HELLO) for _ in range(20)))
         for connector in connectors:
-            transport = connector.http._transports.get(asyncio.get_running_loop())
-            if transport is not None:
-                await transport.aclose()
+            carrier = connector.http._carriers.get(asyncio.get_running_loop())
+            if carrier is not None:
+                await carrier.aclose()
         return [answer.content for answer in answers]
 
     with ThreadPoolExecutor(4) as threads:

@@ -62,11 +62,11 @@ def test_a_stream_that_fails_before_its_first_content_moves_on_unseen(lone_world
 
 
 def late(step: Any) -> Any:
-    """Let a moment pass before a reset: it throws away what its receiver has not read yet."""
+    """Let a moment pass before a cut or reset: it throws away what its receiver has not read yet."""
 
     def delayed(request: RecordedRequest) -> Iterator[Any]:
         for action in step(request):
-            if action is RESET:
+            if action in (CLOSE, RESET):
                 yield Pause(0.02)
             yield action
 
