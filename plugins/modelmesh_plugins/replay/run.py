@@ -12,9 +12,10 @@ from modelmesh.errors import ModelMeshError
 from modelmesh.interfaces.provider import AttemptRecord, Receipt
 from modelmesh.mesh import ModelMesh
 from modelmesh.router import Router
+from modelmesh_plugins.offline import OfflinePlugins, Secretless
 from modelmesh_plugins.replay.evidence import Evidence, Source
 from modelmesh_plugins.replay.records import Request, total_cost
-from modelmesh_plugins.replay.world import JumpingLoop, ReplayClock, ReplayPlugins, Secretless
+from modelmesh_plugins.replay.world import JumpingLoop, ReplayClock, ReplayProvider
 
 
 @dataclass(slots=True)
@@ -74,13 +75,18 @@ def replay(requests: Sequence[Request], config: Path, *, seed: int = 0) -> Repla
         ConfigurationError: The configuration is wrong.
     """
     evidence = Evidence(requests)
-    plugins = ReplayPlugins(evidence)
+    providers: list[ReplayProvider] = []
+
+    def stand_in(real: object) -> ReplayProvider:
+        providers.append(ReplayProvider(evidence, getattr(real, "known_models", {})))
+        return providers[-1]
+
     loop = JumpingLoop()
     clock = ReplayClock(loop, requests[0].arrived)
-    mesh = ModelMesh(clock=clock, random=Random(seed), plugins=plugins, environ=Secretless())  # noqa: S311 (no secret)
+    mesh = ModelMesh(clock=clock, random=Random(seed), plugins=OfflinePlugins(stand_in), environ=Secretless())  # noqa: S311 (no secret)
     try:
         mesh.initialize(config)
-        for provider in plugins.providers:
+        for provider in providers:
             name = provider.context.name if provider.context is not None else ""
             provider.model_ids = {
                 model.wire_name: model.name
@@ -95,7 +101,7 @@ def replay(requests: Sequence[Request], config: Path, *, seed: int = 0) -> Repla
         loop.close()
     by_id = {each.request.request_id: each for each in replayed}
     unmeasured: dict[str, None] = {}
-    for provider in plugins.providers:
+    for provider in providers:
         for request_id, model_id, outcome in provider.met:
             by_id[request_id].sources.append(outcome.source)
             if outcome.source == "assumed":

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import selectors
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping
 
-from modelmesh.interfaces.provider import AttemptRecord, ModelInfo, ProviderChunk, ProviderRequest, ProviderResponse
-from modelmesh.mesh import ModelMesh
-from modelmesh.plugins import PluginHost
+from modelmesh.interfaces.provider import ModelInfo, ProviderChunk, ProviderRequest, ProviderResponse
 from modelmesh_cdk.provider import BaseProvider, BaseProviderConfig, chunks_of
 from modelmesh_cdk.provider_errors import error_from_status
 from modelmesh_plugins.replay.evidence import Evidence, Outcome
 
-_PLACEHOLDER = "replayed-without-a-key"
 _STEP = 0.5
 """Seconds between the chunks of a replayed stream, so that no clock for silence strikes where none was recorded."""
 _MOST_STEPS = 200
@@ -129,60 +124,6 @@ class ReplayProvider(BaseProvider[BaseProviderConfig]):
         assert self.context is not None
         if seconds > 0:
             await self.context.clock.sleep(seconds)
-
-
-class ReplayPlugins(PluginHost):
-    """The installed plugins, except that providers answer from a log and nothing is written or kept anywhere."""
-
-    def __init__(self, evidence: Evidence) -> None:
-        super().__init__()
-        self._evidence = evidence
-        self.providers: list[ReplayProvider] = []
-
-    def build(self, kind: str, connector_id: str, settings: Any) -> Any:
-        """Return a connector, or what stands in for it."""
-        if kind == "providers":
-            known = getattr(self.find(kind, connector_id), "known_models", {})
-            provider = ReplayProvider(self._evidence, known)
-            self.providers.append(provider)
-            return provider
-        if kind == "observability":
-            return super().build(kind, "modelmesh.null.v1", None)
-        if kind == "state_stores":
-            return super().build(kind, "modelmesh.memory.v1", None)
-        return super().build(kind, connector_id, settings)
-
-    def startup(self, mesh: ModelMesh) -> list[str]:
-        """Call no hook: what happens here has happened already."""
-        return []
-
-    def shutdown(self, mesh: ModelMesh) -> list[str]:
-        """Call no hook."""
-        return []
-
-    def before_attempt(self, request: ProviderRequest, context: Mapping[str, Any]) -> list[str]:
-        """Call no hook."""
-        return []
-
-    def after_attempt(self, request: ProviderRequest, record: AttemptRecord) -> list[str]:
-        """Call no hook."""
-        return []
-
-
-class Secretless(Mapping[str, str]):
-    """The environment, in which every secret that is missing has a value: nobody is called, so none is needed."""
-
-    def __getitem__(self, name: str) -> str:
-        return os.environ.get(name, _PLACEHOLDER)
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(os.environ)
-
-    def __len__(self) -> int:
-        return len(os.environ)
 
 
 def _response(request: ProviderRequest, outcome: Outcome) -> ProviderResponse:

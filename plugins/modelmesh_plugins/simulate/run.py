@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -15,14 +14,13 @@ from typing import Any
 from modelmesh.errors import ModelMeshError
 from modelmesh.interfaces.provider import AttemptRecord, Receipt
 from modelmesh.mesh import ModelMesh
-from modelmesh.plugins import PluginHost
 from modelmesh_cdk.provider import CHAT
 from modelmesh_cdk.testing.simulation.clock import SimulatedClock
 from modelmesh_cdk.testing.simulation.loop import SimulationLoop
+from modelmesh_plugins.offline import OfflinePlugins, Secretless
 from modelmesh_plugins.simulate.providers import ScenarioProvider
 from modelmesh_plugins.simulate.scenario import Behaviour, Scenario, load_scenario
 
-_PLACEHOLDER = "simulated-without-a-key"
 _BOUNDLESS = 2**63
 
 
@@ -76,12 +74,19 @@ def simulate(file: Path, scenario_file: Path) -> Simulated:
         ConfigurationError: The configuration or the scenario has problems.
     """
     loop = SimulationLoop(None, most_steps=_BOUNDLESS)
-    plugins = _ScenarioPlugins()
+    built: list[ScenarioProvider] = []
+
+    def stand_in(real: object) -> ScenarioProvider:
+        capabilities = tuple(getattr(real, "capabilities", ())) or (CHAT,)
+        built.append(ScenarioProvider(getattr(real, "known_models", {}), capabilities))
+        return built[-1]
+
     try:
         clock = SimulatedClock(loop, 0.0)
-        mesh = ModelMesh(clock=clock, random=Random(0), plugins=plugins, environ=_Secretless(), loop=loop)  # noqa: S311 (repeatable)
+        random = Random(0)  # noqa: S311 (repeatable draws)
+        mesh = ModelMesh(clock=clock, random=random, plugins=OfflinePlugins(stand_in), environ=Secretless(), loop=loop)
         mesh.initialize(file)
-        connectors = plugins.named()
+        connectors = {each.context.name: each for each in built if each.context is not None}
         scenario = load_scenario(scenario_file, providers=list(connectors), pools=mesh.list_pools())
         clock.jump(scenario.start - clock.time())
         for name, connector in connectors.items():
@@ -181,53 +186,3 @@ class _Run:
         cost = (attempt.cost or 0.0) * self._connectors[attempt.provider_id].price_factor
         asked.cost += cost
         self._found.providers[attempt.provider_id].cost += cost
-
-
-class _ScenarioPlugins(PluginHost):
-    """The installed plugins, except that providers are those of the scenario and nothing is written or kept."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._built: list[ScenarioProvider] = []
-
-    def build(self, kind: str, connector_id: str, settings: Any) -> Any:
-        """Return a connector, or what stands in for it."""
-        if kind == "providers":
-            real = self.find(kind, connector_id)
-            capabilities = tuple(getattr(real, "capabilities", ())) or (CHAT,)
-            provider = ScenarioProvider(getattr(real, "known_models", {}), capabilities)
-            self._built.append(provider)
-            return provider
-        if kind == "observability":
-            return super().build(kind, "modelmesh.null.v1", None)
-        if kind == "state_stores":
-            return super().build(kind, "modelmesh.memory.v1", None)
-        return super().build(kind, connector_id, settings)
-
-    def named(self) -> dict[str, ScenarioProvider]:
-        """Return the providers by the names they were given in the configuration."""
-        return {each.context.name: each for each in self._built if each.context is not None}
-
-    def startup(self, mesh: ModelMesh, *, but: set[str] | None = None) -> list[str]:
-        """Call no hook: nothing that happens here is real."""
-        return []
-
-    def shutdown(self, mesh: ModelMesh) -> list[str]:
-        """Call no hook."""
-        return []
-
-
-class _Secretless(Mapping[str, str]):
-    """The environment, in which every secret that is missing has a value: nobody is called, so none is needed."""
-
-    def __getitem__(self, name: str) -> str:
-        return os.environ.get(name, _PLACEHOLDER)
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(os.environ)
-
-    def __len__(self) -> int:
-        return len(os.environ)
