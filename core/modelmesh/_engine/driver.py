@@ -13,7 +13,7 @@ from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine import hooks
-from modelmesh._engine.attempt import Pause, attempts
+from modelmesh._engine.attempt import Pause, Steps, attempts
 from modelmesh._engine.call import Call
 from modelmesh._engine.deadlines import Deadlines
 from modelmesh._engine.limits import Hold, Limits
@@ -63,19 +63,10 @@ class Driver:
         try:
             step = next(steps)
             while True:
-                if type(step) is Pause:
-                    await self._pause(call, step)
-                    step = steps.send(None)
-                    continue
-                assert isinstance(step, Member)
-                if step.probation and self.trials is not None:
-                    elsewhere = await self.trials.begin(call, step)
-                    if elsewhere is not None:
-                        step = steps.send(elsewhere)
-                        continue
-                made = self._limited_attempt if step.is_limited else self._attempt
+                member = await self._until_a_call(call, steps, step)
+                made = self._limited_attempt if member.is_limited else self._attempt
                 before = len(call.attempts)
-                answer = await made(call, step, error)
+                answer = await made(call, member, error)
                 if self.middleware.members and isinstance(answer, ProviderError) and len(call.attempts) > before:
                     answer = await hooks.after_failure(self.middleware, call, answer)
                 if isinstance(answer, ProviderResponse):
@@ -90,6 +81,19 @@ class Driver:
         finally:
             steps.close()
             self._close(call)
+
+    async def _until_a_call(self, call: Call, steps: Steps, step: Member | Pause) -> Member:
+        """Wait as the walk says, and leave trials to other processes, until somebody is to be called."""
+        while True:
+            if type(step) is Pause:
+                await self._pause(call, step)
+                step = steps.send(None)
+                continue
+            assert isinstance(step, Member)
+            elsewhere = await self.trials.begin(call, step) if step.probation and self.trials is not None else None
+            if elsewhere is None:
+                return step
+            step = steps.send(elsewhere)
 
     async def _limited_attempt(
         self, call: Call, member: Member, before: ProviderError | None
@@ -200,24 +204,15 @@ class Driver:
         try:
             step = next(steps)
             while True:
-                if type(step) is Pause:
-                    await self._pause(call, step)
-                    step = steps.send(None)
-                    continue
-                assert isinstance(step, Member)
-                if step.probation and self.trials is not None:
-                    elsewhere = await self.trials.begin(call, step)
-                    if elsewhere is not None:
-                        step = steps.send(elsewhere)
-                        continue
-                hold = await self._reserve(call, step) if step.is_limited else None
+                member = await self._until_a_call(call, steps, step)
+                hold = await self._reserve(call, member) if member.is_limited else None
                 if isinstance(hold, ProviderError):
                     error = hold
                     step = steps.send(error)
                     continue
-                progress = StreamProgress(call, step)
+                progress = StreamProgress(call, member)
                 try:
-                    async with aclosing(self._stream_attempt(call, step, error, progress)) as chunks:
+                    async with aclosing(self._stream_attempt(call, member, error, progress)) as chunks:
                         async for chunk in chunks:
                             yield chunk
                 finally:
