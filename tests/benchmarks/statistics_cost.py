@@ -1,8 +1,8 @@
 """What `StatisticsCollector` costs: CPU for a record, memory for models that are busy for a week.
 
-Run: ``python tests/benchmarks/statistics_cost.py`` (about two minutes; ``--quick`` for a tenth of it). Every model answers
-in every hour of the seven days, with latencies spread over four octaves; memory is what the process holds more than
-before, after the caller's own objects are gone.
+Run: ``python tests/benchmarks/statistics_cost.py`` (about two minutes; ``--quick`` for a tenth of it). Every model
+answers in every hour of the seven days, with latencies spread over four octaves; memory is what the process holds more
+than before, after the caller's own objects are gone.
 """
 
 from __future__ import annotations
