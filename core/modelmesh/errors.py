@@ -255,9 +255,12 @@ class ProviderError(ModelMeshError):
         retry_after: Seconds the provider asked to wait, or None.
         code: The provider's own error code (OpenAI's ``error.code``), or None.
         sent: Whether the request may have reached the provider, who may then bill it.
+        retryable_by_settings: What the provider's own settings say of its status, or None; it goes before the lists a
+            pool has by default, and behind those that are written there.
     """
 
     category: Category = "unknown"
+    retryable_by_settings: bool | None = None
 
     def __init__(
         self,

@@ -160,6 +160,12 @@ def pool_policy(entry: PoolConfig) -> PoolPolicy:
             prefer=retry.prefer,
             retryable_codes=frozenset(retry.retryable_codes),
             non_retryable_codes=frozenset(retry.non_retryable_codes),
+            written_codes=frozenset(
+                code
+                for key in ("retryable_codes", "non_retryable_codes")
+                if key in retry.model_fields_set
+                for code in getattr(retry, key)
+            ),
             honor_retry_after=retry.honor_retry_after,
         ),
         timeouts=Timeouts(clocks.connect, clocks.first_token, clocks.idle, clocks.total),

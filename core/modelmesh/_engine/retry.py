@@ -38,6 +38,7 @@ class RetryPolicy:
             ``retry`` calls within the scope again, after a wait, before it rotates.
         retryable_codes: Statuses that may be retried whatever the category says.
         non_retryable_codes: Statuses that may not.
+        written_codes: Those of both lists that the configuration names itself; a provider's settings decide of others.
         honor_retry_after: Whether the provider's own wait replaces the computed one.
     """
 
@@ -49,6 +50,7 @@ class RetryPolicy:
     prefer: Literal["rotate", "retry"] = "rotate"
     retryable_codes: frozenset[int] = frozenset({429, 500, 502, 503})
     non_retryable_codes: frozenset[int] = frozenset({400, 401, 403})
+    written_codes: frozenset[int] = frozenset()
     honor_retry_after: bool = True
 
     def classify_error(self, error: Exception) -> RetryClass:
@@ -56,11 +58,12 @@ class RetryPolicy:
         if isinstance(error, BudgetExceededError) or not isinstance(error, ProviderError):
             return RetryClass.NON_RETRYABLE
         status = error.status_code
-        if error.category in _NEVER_AGAIN or status in self.non_retryable_codes:
+        told = None if status in self.written_codes else error.retryable_by_settings
+        if error.category in _NEVER_AGAIN or told is False or (told is None and status in self.non_retryable_codes):
             return RetryClass.NON_RETRYABLE
         if error.category == "rate_limit":
             return RetryClass.RATE_LIMITED
-        if status in self.retryable_codes or error.retryable:
+        if told or status in self.retryable_codes or error.retryable:
             return RetryClass.RETRYABLE
         return RetryClass.NON_RETRYABLE
 

@@ -39,6 +39,28 @@ def test_an_error_says_whether_the_same_call_may_be_made_again(error: Exception,
     assert RetryPolicy().classify_error(error) is expected
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [(frozenset(), RetryClass.NON_RETRYABLE), (frozenset({503}), RetryClass.RETRYABLE)],
+    ids=["default lists", "lists of the pool"],
+)
+def test_a_providers_settings_go_before_the_default_lists_alone(written: frozenset[int], expected: RetryClass) -> None:
+    """What a pool names itself has the last word."""
+    error = ProviderServerError("down", status_code=503)
+    error.retryable_by_settings = False
+
+    assert RetryPolicy(written_codes=written).classify_error(error) is expected
+
+
+def test_a_providers_settings_may_call_for_a_retry() -> None:
+    """Of a status that is refused by default; a wrong key stays wrong whatever they say."""
+    odd, refused = ProviderError("odd", status_code=400), AuthenticationError("no", status_code=401)
+    odd.retryable_by_settings = refused.retryable_by_settings = True
+
+    assert RetryPolicy().classify_error(odd) is RetryClass.RETRYABLE
+    assert RetryPolicy().classify_error(refused) is RetryClass.NON_RETRYABLE
+
+
 @pytest.mark.parametrize(("attempt", "expected"), [(1, True), (3, True), (4, False)])
 def test_max_attempts_counts_retries_after_the_first_call(attempt: int, expected: bool) -> None:
     """Three retries leave a chance after the third failure and none after the fourth."""
