@@ -11,13 +11,21 @@ import base64
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import httpx
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from modelmesh.config.durations import PositiveDuration
-from modelmesh.errors import MalformedResponseError, ProviderError, UnsupportedRequestError
+from modelmesh.config.models import StatusCode
+from modelmesh.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    MalformedResponseError,
+    ProviderError,
+    ProviderServerError,
+    UnsupportedRequestError,
+)
 from modelmesh.interfaces.provider import (
     ModelInfo,
     ProviderChunk,
@@ -27,6 +35,7 @@ from modelmesh.interfaces.provider import (
     Timeouts,
     TokenUsage,
 )
+from modelmesh_cdk.authentication import HEADER_NAME, AuthConfig, KeyedURL, sendable
 from modelmesh_cdk.form import encode_form
 from modelmesh_cdk.http import Http, HttpReply, HttpStream
 from modelmesh_cdk.json_codec import encode_json
@@ -39,9 +48,28 @@ from modelmesh_cdk.sse import SSEParser
 _VERSIONED = re.compile(r"/(?:v\d+(?:beta\d*|alpha\d*)?|openai)(?:/openai)?/?$")
 _PORTS = 65_536
 _HOST = re.compile(r"[\w.:\-]+")
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 _PASSED_ON = ("x-request-id", "openai-processing-ms", "x-generation-id")
+
+
+class ErrorCodesConfig(BaseModel):
+    """What a provider's statuses mean, where they differ from the usual."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    retryable_codes: tuple[StatusCode, ...] = Field(
+        default=(),
+        description="Statuses after which the same call may succeed a moment later, also those of mistakes and keys.",
+    )
+    non_retryable_codes: tuple[StatusCode, ...] = Field(
+        default=(), description="Statuses after which it cannot. Lists that a pool names itself win over both."
+    )
+
+    @model_validator(mode="after")
+    def _is_clear(self) -> ErrorCodesConfig:
+        both = sorted(set(self.retryable_codes) & set(self.non_retryable_codes))
+        if both:
+            raise ValueError(f"{both[0]} stands in retryable_codes and in non_retryable_codes; keep one")
+        return self
 
 
 class OpenAICompatibleConfig(BaseProviderConfig):
@@ -49,11 +77,17 @@ class OpenAICompatibleConfig(BaseProviderConfig):
 
     base_url: str = Field(description="Such as https://api.openai.com/v1; /v1 is added where no version stands.")
     api_key: SecretStr = Field(
-        default=SecretStr(""), description="Sent as a bearer token; write it as ${secrets:NAME}. Empty for none."
+        default=SecretStr(""),
+        description="Sent as a bearer token, or as auth says; write it as ${secrets:NAME}. Empty for none.",
     )
+    auth: AuthConfig = Field(default=AuthConfig(), description="How the key is sent.")
     timeout: PositiveDuration | None = Field(
         default=None, description="Whole request (duration); by default the pool's."
     )
+    max_retries: Annotated[int, Field(strict=True)] = Field(
+        default=0, description="Only 0: the mesh itself repeats calls, as the pool's retry.max_attempts says."
+    )
+    error: ErrorCodesConfig = Field(default=ErrorCodesConfig(), description="What the provider's statuses mean.")
     organization: str | None = Field(default=None, description="Sent as OpenAI-Organization.")
     project: str | None = Field(default=None, description="Sent as OpenAI-Project.")
     headers: dict[str, SecretStr] = Field(default={}, description="Further headers to send.")
@@ -79,22 +113,30 @@ class OpenAICompatibleConfig(BaseProviderConfig):
     @field_validator("api_key")
     @classmethod
     def _can_be_sent(cls, value: SecretStr) -> SecretStr:
-        return _sendable(value)
+        return sendable(value)
+
+    @field_validator("max_retries")
+    @classmethod
+    def _leaves_it_to_the_mesh(cls, value: int) -> int:
+        # A connector that repeats calls would do so beside every limit, and several times for each of the mesh's.
+        if value != 0:
+            raise ValueError("must be 0: the mesh itself repeats calls; set retry.max_attempts in the pool")
+        return value
 
     @field_validator("headers")
     @classmethod
     def _are_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, value in headers.items():
-            if not _HEADER_NAME.fullmatch(name):
+            if not HEADER_NAME.fullmatch(name):
                 raise ValueError("a header's name holds a character that none can; use letters, digits and hyphens")
-            _sendable(value)
+            sendable(value)
         return headers
 
-
-def _sendable(value: SecretStr) -> SecretStr:
-    if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
-        raise ValueError("holds a line end, a space at an end, or a character that no header can; check the secret")
-    return value
+    @model_validator(mode="after")
+    def _has_what_it_sends(self) -> Self:
+        if "auth" in self.model_fields_set and self.auth.needs_key() and "api_key" not in self.model_fields_set:
+            raise ValueError("auth says how api_key is sent, and there is none; add api_key: ${secrets:NAME}")
+        return self
 
 
 ConfigT = TypeVar("ConfigT", bound=OpenAICompatibleConfig)
@@ -123,8 +165,8 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
         if self.config.project:
             headers["openai-project"] = self.config.project
         headers |= {name.lower(): value.get_secret_value() for name, value in self.config.headers.items()}
-        if self.config.api_key.get_secret_value():
-            headers.setdefault("authorization", f"Bearer {self.config.api_key.get_secret_value()}")
+        # A header that was written out wins.
+        headers = self.config.auth.headers(self.config.api_key) | headers
         if request is not None and request.headers:
             headers |= {name.lower(): value for name, value in request.headers.items()}
         return headers
@@ -254,7 +296,7 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
             "GET", self._url(self._endpoint("/models")), self._build_headers, timeouts=Timeouts(total=10.0)
         )
         if reply.status >= 400:
-            raise self._parse_error(reply.status, reply.headers, reply.body)
+            raise self._error(reply.status, reply.headers, reply.body)
         entries = self._object(reply).get("data")
         names = [str(entry["id"]) for entry in entries or () if isinstance(entry, dict) and entry.get("id")]
         return [self.known_models.get(name) or ModelInfo(name, name, self.capabilities) for name in names]
@@ -279,14 +321,27 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
         )
         self._note_rate_limits(reply.headers)
         if reply.status >= 300:
-            raise self._parse_error(reply.status, reply.headers, reply.body)
+            raise self._error(reply.status, reply.headers, reply.body)
         return reply
 
     async def _refuse_errors(self, reply: HttpStream) -> None:
         if reply.status >= 300:
-            error = self._parse_error(reply.status, reply.headers, await reply.read())
+            error = self._error(reply.status, reply.headers, await reply.read())
             self._note_rate_limits(reply.headers)
             raise error
+
+    def _error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        """Return the error an HTTP answer means, with what the configuration says of its status."""
+        error = self._parse_error(status, headers, body)
+        codes = self.config.error
+        if status in codes.retryable_codes:
+            if isinstance(error, (InvalidRequestError, AuthenticationError)):
+                # What would be the caller's mistake or a wrong key is here said to be a hiccup of the service.
+                error = ProviderServerError(error.message, status_code=status, code=error.code)
+            error.retryable = error.retryable_by_settings = True
+        elif status in codes.non_retryable_codes:
+            error.retryable = error.retryable_by_settings = False
+        return error
 
     def _object(self, reply: HttpReply) -> dict[str, Any]:
         """Return a body that must be a JSON object and no error."""
@@ -324,6 +379,9 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
             url = httpx.URL(text)
             if self.config.query:
                 url = url.copy_merge_params(self.config.query)
+            secret = self.config.auth.query(self.config.api_key)
+            if secret:
+                url = KeyedURL(url.copy_merge_params(secret))
             if len(self._urls) < 1_000:
                 self._urls[text] = url
         return url

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
-from modelmesh_cdk import OpenAICompatibleConfig
+from modelmesh.errors import ProviderError
+from modelmesh.interfaces.provider import ProviderRequest
+from modelmesh_cdk import OpenAICompatibleConfig, OpenAICompatibleProvider
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,42 @@ def test_what_no_header_can_hold_is_refused_before_the_first_request(settings: d
 
     assert "kéy" not in str(caught.value)
     assert "holds a" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        ({"retryable_codes": [418]}, 418, True),
+        ({"retryable_codes": [404]}, 404, True),
+        ({"retryable_codes": [403]}, 403, True),
+        ({"non_retryable_codes": [503]}, 503, False),
+        ({"retryable_codes": [418]}, 503, None),
+    ],
+    ids=["may pass", "no mistake", "no wrong key", "may not", "not listed"],
+)
+def test_the_settings_say_what_a_status_means(error: dict[str, Any], status: int, expected: bool | None) -> None:
+    """Of a status they do not list they say nothing."""
+    config = OpenAICompatibleConfig.model_validate({"base_url": "http://127.0.0.1:1", "error": error})
+    transport = httpx.MockTransport(lambda _: httpx.Response(status))
+
+    with pytest.raises(ProviderError) as caught:
+        asyncio.run(OpenAICompatibleProvider(config, transport=transport).complete(ProviderRequest("m", payload={})))
+
+    assert caught.value.retryable_by_settings is expected
+    assert caught.value.category not in ("client_error", "auth")
+    assert expected is None or caught.value.retryable is expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_retries": 3}, "must be 0: the mesh itself repeats calls; set retry.max_attempts in the pool"),
+        ({"error": {"retryable_codes": [503], "non_retryable_codes": [503]}}, "503 stands in retryable_codes and in"),
+        ({"error": {"retryable_codes": [9]}}, "greater than or equal to 100"),
+    ],
+    ids=["retries", "both lists", "no status"],
+)
+def test_what_the_mesh_could_not_keep_to_is_refused(settings: dict[str, Any], said: str) -> None:
+    """With what to write in its place."""
+    with pytest.raises(ValidationError, match=said):
+        OpenAICompatibleConfig.model_validate({"base_url": "http://127.0.0.1:1", **settings})

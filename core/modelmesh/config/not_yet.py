@@ -23,7 +23,6 @@ NOT_YET: tuple[str, ...] = (
     "providers.*.pricing",
     "providers.*.discovery",
     "providers.*.catalogue",
-    "providers.*.auth",
     "storage.format",
     "storage.compression",
     "storage.encryption",
@@ -31,7 +30,7 @@ NOT_YET: tuple[str, ...] = (
 """Keys that nothing reads yet, whatever connectors are installed; ``*`` stands for any one key."""
 
 NOT_YET_SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "providers": ("max_retries", "error", "batch", "files", "fine_tuning", "connection_pool"),
+    "providers": ("batch", "files", "fine_tuning", "connection_pool"),
     "strategies": (),
     "state_stores": (),
     "observability": (),
