@@ -62,6 +62,7 @@ class SharedFacts:
         self._loop = loop
         self._own = f"{int(random.random() * 2**48):012x}"
         self._takers: dict[str, Callable[[Fact], None]] = {}
+        self._echoed: set[str] = set()
         self._guard = threading.Lock()
         self._pending: dict[str, tuple[Make, bool]] = {}
         self._is_sending = False
@@ -69,9 +70,17 @@ class SharedFacts:
         self._version = 0
         self._heard: dict[str, int] = {}
 
-    def on(self, kind: str, take: Callable[[Fact], None]) -> None:
-        """Hand over what others tell of a kind; ``take`` runs on the mesh's own loop."""
+    def on(self, kind: str, take: Callable[[Fact], None], *, own: bool = False) -> None:
+        """Hand over what others tell of a kind; ``take`` runs on the mesh's own loop.
+
+        Args:
+            kind: As in `tell`.
+            take: Called with each fact.
+            own: Whether it takes what this process told as well, in the order in which the store passed it on to all.
+        """
         self._takers[kind] = take
+        if own:
+            self._echoed.add(kind)
 
     def tell(self, kind: str, name: str, make: Make, *, kept: bool = False) -> None:
         """Tell others, soon; called on any thread, returns at once.
@@ -174,11 +183,11 @@ class SharedFacts:
     def _hear(self, message: bytes) -> None:
         try:
             said = json.loads(message)
-            if said["from"] == self._own:
-                return
+            is_own = said["from"] == self._own
             for key, version, fact in said["facts"]:
-                self._take(str(key), int(version), fact)
-        except (KeyError, ValueError, TypeError):
+                if not is_own or key.partition(":")[0] in self._echoed:
+                    self._take(str(key), int(version), fact)
+        except (KeyError, ValueError, TypeError, AttributeError):
             return  # of another version
 
     async def catch_up(self) -> None:
@@ -207,8 +216,13 @@ class SharedFacts:
                 return
             self._heard[key] = version
         if take is not None:
-            with suppress(KeyError, ValueError, TypeError):  # of a process with another configuration
+            try:
                 take(fact)
+            except (KeyError, ValueError, TypeError, AttributeError):
+                pass  # of a process with another configuration
+            except Exception as error:  # a plugin's: whatever it is, what comes next is still heard
+                facts = {"kind": key.partition(":")[0], "error_type": type(error).__name__}
+                self._telemetry.trace(Severity.ERROR, "storage", "news of others could not be taken over", facts)
 
 
 def _length(fact: Fact) -> float:
