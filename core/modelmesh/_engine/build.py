@@ -264,7 +264,7 @@ def assemble(
     size_error_windows(pools)
     graph.state_manager = build_state_manager(configuration.storage, graph, telemetry, clock)
     if guard is not None:
-        graph.shared_routing = SharedRouting(store, guard, pools, providers, clock, random, telemetry, loop)
+        graph.shared_routing = SharedRouting(store, guard, pools, providers, clock, random, telemetry, loop, lock)
         graph.shared_routing.attach(engine.driver)
     return graph
 

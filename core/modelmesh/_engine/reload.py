@@ -58,6 +58,7 @@ class Succession:
             for name, pool in after.pools.items():
                 if name in before.pools:
                     pool.take_over(before.pools[name], likeness.holds, strategy=likeness.same_strategy(name))
+            self._move_sharing()
             size_error_windows(after.pools)
             self._settle_status()
             for pool in before.pools.values():
@@ -66,6 +67,13 @@ class Succession:
         self._move_router()
         self._tell_statistics()
         self._tell_members()
+
+    def _move_sharing(self) -> None:
+        before, after = self.before.shared_routing, self.after.shared_routing
+        if after is not None:
+            after.take_strategies(before)
+        elif before is not None:
+            before.let_strategies_go()
 
     def _move_figures(self, likeness: _Likeness) -> None:
         before, after = self.before, self.after

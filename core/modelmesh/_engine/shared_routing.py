@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 from modelmesh._engine.shared_facts import SharedFacts
 from modelmesh._engine.shared_headroom import SharedHeadroom
 from modelmesh._engine.shared_moves import SharedMoves
+from modelmesh._engine.shared_sessions import SharedSessions
 from modelmesh._engine.shared_trials import SharedTrials
 
 if TYPE_CHECKING:
@@ -35,19 +38,32 @@ class SharedRouting:
         random: Random,
         telemetry: Telemetry,
         loop: LoopThread,
+        lock: threading.RLock,
     ) -> None:
         self._facts = SharedFacts(store, clock, random, telemetry, loop)
         self._moves = SharedMoves(self._facts, pools, providers, clock, telemetry)
         self._headroom = SharedHeadroom(self._facts, providers)
         self._trials = SharedTrials(store, guard, self._facts, pools, clock, loop)
+        self._sessions = SharedSessions(store, guard, self._facts, pools, lock, clock, random, loop)
 
     def attach(self, driver: Driver) -> None:
         """Hear of everything that is to be told from now on."""
         self._moves.attach()
         self._headroom.attach()
         self._trials.attach()
+        self._sessions.attach()
         driver.trials = self._trials
+
+    def take_strategies(self, before: SharedRouting | None) -> None:
+        """Hear of the sessions of strategies that were taken over from an earlier configuration."""
+        if before is not None:
+            before.let_strategies_go()
+        self._sessions.attach_strategies()
+
+    def let_strategies_go(self) -> None:
+        """Hear of no more sessions: another configuration has the strategies."""
+        self._sessions.detach_strategies()
 
     async def run(self) -> None:
         """Take over what others tell, for as long as it runs."""
-        await self._facts.run()
+        await asyncio.gather(self._facts.run(), self._sessions.run())

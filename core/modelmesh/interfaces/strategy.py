@@ -6,7 +6,7 @@ candidate costs an attribute access, and a pool of a thousand models costs no mo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -310,4 +310,33 @@ class SelectionStrategy(Protocol):
 
     def score(self, candidate: Candidate, request: SelectionRequest) -> float:
         """Rate one candidate, higher is better; moves nothing."""
+        ...
+
+
+@runtime_checkable
+class SharesSessions(Protocol):
+    """What a strategy that binds sessions to models has besides, so that processes with one state store share them.
+
+    As everything of a strategy it is called from one thread at a time, and returns at once.
+    """
+
+    def share_sessions(self, tell: Callable[[str, str], None] | None) -> None:
+        """Take what to call with a session and its model whenever they are bound, and now and then while in use.
+
+        None: there is nobody to tell any more.
+        """
+        ...
+
+    def take_session(self, session_id: str, model_id: str, idle: float) -> None:
+        """Bind a session as another process says; one whose model is not in the pool stays as it is.
+
+        Args:
+            session_id: Of the session.
+            model_id: What it is bound to from now on. Nobody is told of it again.
+            idle: Seconds since the session's last request.
+        """
+        ...
+
+    def bound_sessions(self) -> Mapping[str, tuple[str, float]]:
+        """Return the model of each session in use and the seconds since its last request, the one used last first."""
         ...

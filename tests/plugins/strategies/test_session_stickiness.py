@@ -105,6 +105,15 @@ def test_no_more_than_ten_thousand_sessions_are_remembered(bench: Any) -> None:
     assert [on.choose(session=session) for session in ("0", "9999", "1")] == ["b", "b", "a"]
 
 
+def test_how_many_sessions_are_remembered_can_be_said(bench: Any) -> None:
+    """For as many as a pool's processes have together."""
+    on = bench(sticky(max_sessions=2), **THREE)
+    for session in "xyz":
+        on.choose("bc", session=session)
+
+    assert [on.choose(session=session) for session in "yzx"] == ["b", "b", "a"]
+
+
 def test_sessions_that_ended_make_room_by_themselves(bench: Any) -> None:
     """Memory follows the traffic of the last half hour, not that of the year."""
     on = bench(sticky(), **THREE)
