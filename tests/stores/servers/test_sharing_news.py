@@ -9,20 +9,21 @@ from typing import Any
 
 from modelmesh import ModelMesh
 from modelmesh.interfaces.provider import RateLimitStatus
+from modelmesh.router import CompletionRequest
 
 POOL = "chat-completion"
 BOUND = 1.0
 
 
-def mesh_over(shared: Any, port: int | None = None) -> ModelMesh:
-    """Build a process of two providers over the store."""
+def mesh_over(shared: Any, port: int | None = None, *, sticky: str = "") -> ModelMesh:
+    """Build a process of two providers over the store; ``sticky`` sessions begin with this model."""
     mesh = ModelMesh(environ={})
     storage = {"connector": f"modelmesh.{shared.kind}.v1", **shared.settings(port=port), "sync_policy": "in-memory"}
     mesh.initialize(
         {
             "providers": {name: {"connector": "modelmesh.simulator.v1"} for name in "ab"},
             "models": {name: {"provider": name, "capabilities": [POOL]} for name in "ab"},
-            "pools": {POOL: {}},
+            "pools": {POOL: {"strategy": "session-stickiness", "model_priority": [sticky]} if sticky else {}},
             "storage": storage,
         }
     )
@@ -107,6 +108,42 @@ def test_what_was_told_while_a_process_was_cut_off_it_learns_afterwards(shared: 
                 await there.ashutdown()
 
     asyncio.run(scenario())
+
+
+def test_sessions_are_known_within_a_second_and_told_who_starts_later(shared: Any) -> None:
+    """Each stays with its model, although the other process would choose another for a new one."""
+
+    async def scenario() -> None:
+        here, there = mesh_over(shared, sticky="b"), mesh_over(shared, sticky="a")
+        try:
+            await ask(here, "first")
+            assert await _until(lambda: "first" in _sessions(there), 5.0)  # both have asked one another by then
+            began = time.monotonic()
+            assert await ask(here, "second") == "b"
+            assert await _until(lambda: "second" in _sessions(there), BOUND - (time.monotonic() - began))
+            assert await ask(there, "second") == "b"
+            later = mesh_over(shared, sticky="a")
+            try:
+                assert await _until(lambda: len(_sessions(later)) == 2, BOUND)
+                assert await ask(later, "first") == "b"
+            finally:
+                await later.ashutdown()
+        finally:
+            await here.ashutdown()
+            await there.ashutdown()
+
+    asyncio.run(scenario())
+
+
+async def ask(mesh: ModelMesh, session: str) -> str:
+    """Ask in a session; return the ID of the model that answered."""
+    request = CompletionRequest([{"role": "user", "content": "hi"}], metadata={"session_id": session})
+    return (await mesh.get_router().acomplete(POOL, request)).model
+
+
+def _sessions(mesh: ModelMesh) -> Any:
+    strategy: Any = mesh.get_router().get_pool(POOL).rotation.strategy
+    return strategy.bound_sessions()
 
 
 def _member(mesh: ModelMesh) -> Any:
