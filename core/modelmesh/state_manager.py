@@ -1,12 +1,11 @@
 """StateManager: health, usage and rests survive a restart.
 
-The whole mesh is one record of the state store, in JSON with a format number. It is read at start, where rests are
+The whole mesh is one record of the state store, with a format number. It is read at start, where rests are
 shortened by the time that passed, and written as the sync policy says. A store that fails never fails a request.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +14,7 @@ from modelmesh.errors import ModelMeshError, StateStoreError
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.state_store import StoreLock
 from modelmesh.state import ModelState, ProviderState
+from modelmesh.state_encoding import StateEncoding, decode
 
 if TYPE_CHECKING:
     from modelmesh._engine.pool import CapabilityPool
@@ -165,6 +165,7 @@ class StateManager:
         interval: Seconds between writes under ``periodic``.
         lock_timeout: Seconds to wait for another process that writes; None to write without asking.
         lock_retry: Seconds between two looks.
+        encoding: How it is written; whatever way it was written before is read.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class StateManager:
         interval: float = 300.0,
         lock_timeout: float | None = 30.0,
         lock_retry: float = 1.0,
+        encoding: StateEncoding | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -191,6 +193,7 @@ class StateManager:
         self._interval = interval
         self._lock_timeout = lock_timeout
         self._lock_retry = lock_retry
+        self._encoding = encoding or StateEncoding()
         self._last_sync: float | None = None
         self._seen: object = None
         self._saving = False
@@ -250,8 +253,7 @@ class StateManager:
         if record is None:
             return None
         try:
-            data = json.loads(record.data)
-            state = SystemState.from_dict(data if isinstance(data, dict) else {})
+            state = SystemState.from_dict(decode(record.data))
         except ValueError as error:
             await self._store.save(CORRUPT_KEY, record.data)
             self._telemetry.trace(
@@ -277,7 +279,7 @@ class StateManager:
         try:
             lock = await self._lock()
             try:
-                await self._store.save(KEY, json.dumps(self.snapshot().to_dict()).encode())
+                await self._store.save(KEY, self._encoding.encode(self.snapshot().to_dict()))
             finally:
                 if lock is not None:
                     await self._store.unlock(lock)

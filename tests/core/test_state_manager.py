@@ -113,6 +113,22 @@ def test_usage_and_rests_are_there_after_a_restart(start: Start) -> None:
     assert ask(second) == "b"
 
 
+def test_a_change_of_format_loses_no_state(start: Start) -> None:
+    """What one mesh wrote in one format, the next reads and writes in its own."""
+    clock = FakeClock()
+    first = start(clock, FAILING, format="msgpack", compression=True)
+    ask(first)
+    first.shutdown()
+
+    second = start(clock, format="yaml")
+    second.shutdown()
+
+    record = asyncio.run(Kept.shared._load(KEY))
+    assert second.get_registry().get_model("b").state.quota_used == 1  # type: ignore[union-attr]
+    assert record is not None
+    assert record.data.startswith(b"version: 1\n")
+
+
 def test_a_rest_is_shorter_by_the_time_that_passed(start: Start) -> None:
     """Of 100 seconds 60 are over when the mesh starts again, and the rest ends in time."""
     clock = FakeClock()

@@ -13,6 +13,7 @@ from modelmesh.interfaces.ledger import Ledger
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.state_store import StateStore
+from modelmesh.state_encoding import StateEncoding
 from modelmesh.state_manager import StateManager
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def build_state_manager(
         interval=section.sync_interval,
         lock_timeout=section.locking.timeout if section.locking.enabled else None,
         lock_retry=section.locking.retry_interval,
+        encoding=StateEncoding(section.format, section.compression),
     )
 
 

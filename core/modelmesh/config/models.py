@@ -24,11 +24,13 @@ from pydantic import (
     Strict,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 
 from modelmesh.config.durations import Duration, PositiveDuration, Size
+from modelmesh.state_encoding import NEEDS_MSGPACK, StateFormat, has_msgpack
 
 # Strict numbers: YAML has numbers of its own, so a quoted one or a boolean in their place is a mistake to report.
 Whole = Annotated[int, Strict()]
@@ -553,6 +555,12 @@ class StorageConfig(Section):
         " default sync-on-boundary for stores that survive a restart.",
     )
     sync_interval: PositiveDuration = Field(default=300.0, description="Between two writes, under periodic (duration).")
+    format: StateFormat = Field(
+        default="json",
+        description="What the state is written in; whatever it was written in is read. msgpack needs the extra of its"
+        " name.",
+    )
+    compression: bool = Field(default=False, description="Compress the state that is written, with gzip.")
     locking: LockingConfig = Field(
         default_factory=LockingConfig, description="How processes that share the store keep from writing at once."
     )
@@ -571,6 +579,13 @@ class StorageConfig(Section):
         default=1, description="Processes that share the store: each keeps that part of a local limit meanwhile."
     )
     settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
+
+    @field_validator("format")
+    @classmethod
+    def _can_be_written(cls, value: str) -> str:
+        if value == "msgpack" and not has_msgpack():
+            raise ValueError(NEEDS_MSGPACK)
+        return value
 
 
 class ObservabilityTarget(Section):

@@ -23,8 +23,6 @@ NOT_YET: tuple[str, ...] = (
     "providers.*.pricing",
     "providers.*.discovery",
     "providers.*.catalogue",
-    "storage.format",
-    "storage.compression",
     "storage.encryption",
 )
 """Keys that nothing reads yet, whatever connectors are installed; ``*`` stands for any one key."""

@@ -18,6 +18,7 @@ from modelmesh.config import load_config
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.state_store import StateStore
 from modelmesh.plugins import PluginHost
+from modelmesh.state_encoding import StateEncoding, decode
 from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState
 from modelmesh_plugins.commands.tables import print_whole
 
@@ -93,7 +94,8 @@ def import_(config: str, file: str) -> int:
         raise click.ClickException(f"{file}: is no exported state: {error}") from None
 
     async def write(store: StateStore) -> None:
-        await store.save(KEY, json.dumps(state.to_dict()).encode())
+        # The mesh reads every format, and writes its own the next time.
+        await store.save(KEY, StateEncoding().encode(state.to_dict()))
 
     _with_store(config, write)
     click.echo(f"{len(state.models)} models and {len(state.pools)} pools are restored at the next start")
@@ -122,7 +124,7 @@ async def _read(store: StateStore) -> SystemState | None:
     if record is None:
         return None
     try:
-        return SystemState.from_dict(json.loads(record.data))
+        return SystemState.from_dict(decode(record.data))
     except ValueError as error:
         raise StateStoreError(f"the saved state cannot be read: {error}; `modelmesh state reset` begins anew") from None
 

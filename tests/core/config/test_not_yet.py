@@ -103,6 +103,8 @@ WORKS: list[tuple[str, str, Any]] = [
     ("", "storage: {locking: {enabled: false}}", ("storage.locking.enabled", False)),
     ("", "storage: {locking: {timeout: 5s}}", ("storage.locking.timeout", 5.0)),
     ("", "storage: {locking: {retry_interval: 5s}}", ("storage.locking.retry_interval", 5.0)),
+    *(("", f"storage: {{format: {each}}}", ("storage.format", each)) for each in ("json", "yaml", "msgpack")),
+    ("", "storage: {compression: true}", ("storage.compression", True)),
     ("", "storage: {on_store_error: {budget: open}}", ("storage.on_store_error.budget", "open")),
     ("", "storage: {call_timeout: 5s, processes: 3}", ("storage.call_timeout", 5.0)),
     ("", "observability: {connector: modelmesh.null.v1}", ("observability.target.connector", "modelmesh.null.v1")),
@@ -162,9 +164,7 @@ REFUSED = [
     (PROVIDER, "files: {upload: false}"),
     (PROVIDER, "fine_tuning: {supported: false}"),
     (PROVIDER, "connection_pool: {max_connections: 50}"),
-    *(("", f"storage: {{{key}: x}}") for key in (
-        "format", "compression", "encryption",
-    )),
+    ("", "storage: {encryption: true}"),
 ]  # fmt: skip
 
 
