@@ -227,7 +227,7 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
 
     async def stream(self, request: ProviderRequest) -> AsyncGenerator[ProviderChunk, None]:
         """Answer in chunks."""
-        body = encode_json(self._build_request_payload(request))
+        body = _body(self._build_request_payload(request))
         async with self.http.stream(
             "POST",
             self._url(self._get_completion_endpoint(request)),
@@ -316,7 +316,7 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
             "POST",
             self._url(url),
             lambda: {**self._build_headers(request), **own},
-            payload if isinstance(payload, bytes) else encode_json(payload),
+            payload if isinstance(payload, bytes) else _body(payload),
             timeouts=self._timeouts(request),
         )
         self._note_rate_limits(reply.headers)
@@ -385,6 +385,19 @@ class OpenAICompatibleProvider(BaseProvider[ConfigT]):
             if len(self._urls) < 1_000:
                 self._urls[text] = url
         return url
+
+
+def _body(payload: Mapping[str, Any]) -> bytes:
+    """Return a request as it is sent.
+
+    Raises:
+        InvalidRequestError: JSON has no form for something in it; no provider is to blame, nor would another answer.
+    """
+    try:
+        return encode_json(payload)
+    except (TypeError, ValueError, RecursionError) as error:
+        # Names types and never values.
+        raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from None
 
 
 def _media_usage(raw: object) -> TokenUsage | None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from modelmesh.errors import ProviderError
+from modelmesh.errors import InvalidRequestError, ProviderError
 from modelmesh.interfaces.provider import ProviderRequest
 from modelmesh_cdk import OpenAICompatibleConfig, OpenAICompatibleProvider
 
@@ -90,3 +90,24 @@ def test_what_the_mesh_could_not_keep_to_is_refused(settings: dict[str, Any], sa
     """With what to write in its place."""
     with pytest.raises(ValidationError, match=said):
         OpenAICompatibleConfig.model_validate({"base_url": "http://127.0.0.1:1", **settings})
+
+
+@pytest.mark.parametrize(
+    ("parameter", "words"),
+    [({1, 2}, "set is not JSON serializable"), ({(1, 2): 3}, "keys must be str"), (b"raw", "bytes is not")],
+    ids=["set", "key", "bytes"],
+)
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_what_json_has_no_form_for_is_the_callers_mistake(parameter: Any, words: str, streamed: bool) -> None:
+    """Taken for the provider's, a few such requests would put a sound model to rest."""
+    provider = OpenAICompatibleProvider(OpenAICompatibleConfig(base_url="http://127.0.0.1:1"))
+    request = ProviderRequest("m", {"messages": [], "metadata": parameter}, stream=streamed)
+
+    async def ask() -> None:
+        if not streamed:
+            await provider.complete(request)
+        async for _ in provider.stream(request):
+            pass
+
+    with pytest.raises(InvalidRequestError, match=words):
+        asyncio.run(ask())
