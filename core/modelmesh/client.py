@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from modelmesh._engine.model import STREAMING, SYNC
+from modelmesh.errors import CreateArgumentError
 from modelmesh.explanation import Explanation
 from modelmesh.media import AsyncImages, AsyncSpeech, AsyncTranscriptions, Audio, Images, Speech, Transcriptions
 from modelmesh.replies import Reply, Resource, reply_of, split
@@ -351,6 +352,12 @@ def _mesh(
     from modelmesh.detection import Detection, detected_config
     from modelmesh.mesh import ModelMesh
 
+    for each in capabilities:
+        if not isinstance(each, str):
+            raise CreateArgumentError(
+                'capabilities are texts, an argument each: create("chat-completion", "text-embeddings");'
+                f" one is of type {type(each).__name__}"
+            )
     environment = os.environ if environ is None else environ
     mesh = ModelMesh(environ=environment, middleware=middleware)
     try:
@@ -360,8 +367,8 @@ def _mesh(
             wanted = Detection(
                 capabilities=tuple(capabilities),
                 pool=pool,
-                providers=tuple(providers) if providers is not None else None,
-                models=tuple(models) if models is not None else None,
+                providers=_names(providers),
+                models=_names(models),
                 strategy=strategy,
                 api_keys=api_keys,
                 settings=providers if isinstance(providers, Mapping) else {},
@@ -372,3 +379,10 @@ def _mesh(
         mesh.shutdown()
         raise
     return mesh
+
+
+def _names(given: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return names as a tuple; one that comes without a list is one name, and not as many as it has letters."""
+    if given is None:
+        return None
+    return (given,) if isinstance(given, str) else tuple(given)

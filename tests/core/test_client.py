@@ -183,16 +183,18 @@ def test_timeout_is_the_deadline_of_the_whole_request(build: Build) -> None:
         ({"messages": "hello"}, "messages must be a list"),
         ({"messages": ["hello"]}, "messages must be a list"),
         ({"messages": None}, "messages must be a list"),
+        ({"messages": MESSAGES, "model": None}, "model must be the name of a pool, .* of type NoneType"),
+        ({"messages": MESSAGES, "model": ["chat"]}, "model must be the name of a pool, .* of type list"),
         ({"messages": MESSAGES, "timeout": "5"}, "timeout must be a number of seconds; it is a str"),
     ],
-    ids=["text", "texts", "none", "timeout"],
+    ids=["text", "texts", "none", "no-model", "models", "timeout"],
 )
 def test_what_no_provider_could_answer_is_the_callers_error(build: Build, wrong: dict[str, Any], words: str) -> None:
     """No model is blamed for it, and none put to rest."""
     client = build(["never asked"])
 
     with pytest.raises(InvalidRequestError, match=words):
-        client.chat.completions.create(model="chat", **wrong)
+        client.chat.completions.create(**{"model": "chat", **wrong})
 
     assert client.pool_status()["chat"].active == 1
 
@@ -391,10 +393,11 @@ def test_keys_passed_in_are_the_only_ones() -> None:
     ("arguments", "error", "builtin"),
     [
         ({}, CreateArgumentError, ValueError),
+        ({"capabilities": (["chat-completion"],)}, CreateArgumentError, ValueError),
         ({"capabilities": ("chat-completion",)}, NoProvidersError, RuntimeError),
         ({"config": {"pools": {"chat": {"strategy": "no-such"}}}}, ConfigurationError, ConfigurationError),
     ],
-    ids=["nothing-asked", "no-keys", "bad-config"],
+    ids=["nothing-asked", "a-list", "no-keys", "bad-config"],
 )
 def test_create_refuses_what_it_cannot_build(
     arguments: dict[str, Any], error: type[Exception], builtin: type[Exception]
@@ -406,6 +409,13 @@ def test_create_refuses_what_it_cannot_build(
         create(*capabilities, environ={}, **arguments)
 
     assert isinstance(caught.value, builtin)
+
+
+@pytest.mark.parametrize("argument", ["providers", "models"])
+def test_one_name_needs_no_list(argument: str) -> None:
+    """It is not taken for as many names as it has letters, which type checkers let pass."""
+    with pytest.raises(ConfigurationError, match=r"unknown (provider|model) 'no-such'"):
+        create("chat-completion", environ={"OPENAI_API_KEY": "canary-0123456789"}, **{argument: "no-such"})
 
 
 def test_create_async_makes_an_asynchronous_client() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelmesh.capabilities import CapabilityTree
-from modelmesh.errors import CapabilityNotFoundError
+from modelmesh.errors import CapabilityNotFoundError, InvalidRequestError
 
 if TYPE_CHECKING:
     from modelmesh._engine.pool import CapabilityPool
@@ -60,7 +60,12 @@ class CapabilityResolver:
 
         Raises:
             CapabilityNotFoundError: See `resolve`.
+            InvalidRequestError: It is no text.
         """
+        if not isinstance(name, str):
+            raise InvalidRequestError(
+                f"model must be the name of a pool, a capability or a model; it is of type {type(name).__name__}"
+            )
         found = self._known.get(name)
         if found is None:
             found = self._find(name)

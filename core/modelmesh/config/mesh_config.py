@@ -45,7 +45,15 @@ class MeshConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Take a mapping."""
+        """Take a mapping.
+
+        Raises:
+            ConfigurationError: It is none.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigurationError(
+                f"a configuration is a file's path, a mapping or a MeshConfig; this is of type {type(data).__name__}"
+            )
         return cls(data)
 
     @property

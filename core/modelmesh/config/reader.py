@@ -87,6 +87,8 @@ def read_file(path: str | Path) -> Document:
         ConfigurationError: It cannot be read, or is not what `read_text` takes; names the file.
     """
     name = str(path)
+    if "\n" in name:
+        raise ConfigurationError("text stands where a file's path is expected; for YAML use MeshConfig.from_yaml(text)")
     try:
         raw = Path(path).read_bytes()
     except OSError as error:

@@ -78,3 +78,16 @@ def test_validating_lists_what_is_wrong() -> None:
 def test_its_repr_shows_sections_and_no_values() -> None:
     """A key written in plain text is not printed."""
     assert repr(MeshConfig({"providers": {"a": {"api_key": "canary"}}})) == "MeshConfig(providers)"
+
+
+@pytest.mark.parametrize("given", [None, 5, ["providers"]], ids=["none", "number", "list"])
+def test_what_is_no_mapping_is_refused(given: Any) -> None:
+    """Before it is taken for an empty configuration, or is a TypeError from somewhere inside."""
+    with pytest.raises(ConfigurationError, match="a file's path, a mapping or a MeshConfig"):
+        MeshConfig.from_dict(given)
+
+
+def test_text_in_place_of_a_path_is_told_where_it_belongs() -> None:
+    """Otherwise the whole of it would be the name of a file that is not there."""
+    with pytest.raises(ConfigurationError, match=r"use MeshConfig\.from_yaml"):
+        MeshConfig.from_file(TEXT)
