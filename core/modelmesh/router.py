@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from modelmesh._engine.batches import Job
     from modelmesh._engine.engine import Engine
     from modelmesh._engine.events import EventEmitter
+    from modelmesh._engine.model import Model
     from modelmesh._engine.request_log import RequestLogger
 
 
@@ -512,9 +514,8 @@ class Router:
         last: ProviderError | None = None
         tried = 0
         for member in [result.selected, *result.others()]:
-            limit = member.model.definition.batch.get("max_items")
-            submit = getattr(member.model.provider.connector, "submit_batch", None)
-            if submit is None or (limit is not None and len(requests) > limit):
+            submit = _submitter(member.model, payloads)
+            if submit is None:
                 continue
             tried += 1
             try:
@@ -613,6 +614,21 @@ class Router:
 
 _NO_HEADERS: Mapping[str, str] = {}
 _LONGEST_ID = 128
+
+
+def _submitter(model: Model, payloads: Sequence[Mapping[str, Any]]) -> Callable[..., Awaitable[object]] | None:
+    """Return what hands a batch to a model's provider; None where it has no way to, or the batch is too large."""
+    provider, limits = model.provider, model.definition.batch
+    submit: Callable[..., Awaitable[object]] | None = getattr(provider.connector, "submit_batch", None)
+    if submit is None or not provider.takes_batches:
+        return None
+    items = [limit for limit in (limits.get("max_items"), provider.batch_items) if limit is not None]
+    if len(payloads) > min(items, default=len(payloads)):
+        return None
+    size = limits.get("max_payload")
+    if size is not None and sum(len(json.dumps(each, default=str)) for each in payloads) > size:
+        return None
+    return submit
 
 
 def _own_id(metadata: Mapping[str, Any]) -> str | None:

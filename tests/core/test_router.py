@@ -37,14 +37,19 @@ def build() -> Iterator[Build]:
     """Build a router over scripted providers ``p1``, ``p2`` …, with a model ``m1``, ``m2`` … each, in pool ``chat``."""
     meshes: list[ModelMesh] = []
 
-    def make(*providers: Any, model: dict[str, Any] | None = None, **pool: Any) -> Router:
+    def make(
+        *providers: Any, model: dict[str, Any] | None = None, provider: dict[str, Any] | None = None, **pool: Any
+    ) -> Router:
         numbered = dict(enumerate(providers, 1))
         mesh = ModelMesh(clock=FakeClock(auto_advance=True), environ={})
         meshes.append(mesh)
         mesh.initialize(
             {
                 "providers": {
-                    f"p{number}": {"instance": each if isinstance(each, ScriptedProvider) else ScriptedProvider(each)}
+                    f"p{number}": {
+                        "instance": each if isinstance(each, ScriptedProvider) else ScriptedProvider(each),
+                        **(provider or {}),
+                    }
                     for number, each in numbered.items()
                 },
                 "models": {
@@ -504,6 +509,27 @@ def test_the_mesh_takes_a_batch_that_no_provider_does(build: Build, model: dict[
     job = build(Batching(), model=model).batch("chat", [HELLO] * count)
 
     assert (job.job_id[:6], job.model, job.request_count) == ("batch_", "", count)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "taken"),
+    [
+        ({"supported": False}, BATCH, False),
+        ({"max_items": 1}, BATCH, False),
+        ({"max_items": 2}, BATCH, True),
+        ({}, {"batch": {"max_payload": 60}}, False),
+        ({}, {"batch": {"max_payload": "1KB"}}, True),
+    ],
+    ids=["not supported", "too many", "as many", "too large", "small enough"],
+)
+def test_a_batch_goes_where_it_fits(build: Build, provider: dict[str, Any], model: dict[str, Any], taken: bool) -> None:
+    """By the limits of the provider and of the model; otherwise the mesh carries it out."""
+    connector = Batching()
+
+    job = build(connector, model=model, provider={"batch": provider}).batch("chat", [HELLO, HELLO])
+
+    assert (job.model == "m1") is taken
+    assert bool(connector.batches) is taken
 
 
 # --- pools ----------------------------------------------------------------------------------

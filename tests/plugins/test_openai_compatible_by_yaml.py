@@ -75,9 +75,10 @@ def test_a_key_is_sent_as_the_configuration_says(server: FaultServer) -> None:
         ("auth: {method: oauth}", "providers.here.auth.method", "is not supported yet"),
         ("auth: {method: header}", "providers.here.auth", "method header needs name"),
         ("error: {retryable: [418]}", "providers.here.error.retryable", "did you mean 'retryable_codes'"),
+        ("batch: {supported: true}", "providers.here.batch.supported", "hands no batches over; remove it"),
         ("max_retries: 2", "providers.here.max_retries", "must be 0: the mesh itself repeats calls"),
     ],
-    ids=["near match", "to come", "incomplete", "codes", "retries"],
+    ids=["near match", "to come", "incomplete", "codes", "batches", "retries"],
 )
 def test_a_mistake_in_them_is_named(server: FaultServer, added: str, path: str, said: str) -> None:
     """With its place and what to do."""

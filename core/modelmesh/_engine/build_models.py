@@ -50,6 +50,7 @@ def build_provider(
         name, connector, state, entry.connector, telemetry=telemetry, changes=changes, statistics=statistics
     )
     service.limits = provider_limits(name, entry.budget, entry.quota, entry.rate_limit)
+    service.takes_batches, service.batch_items = entry.batch.supported is not False, entry.batch.max_items
     service.concurrency = None if entry.rate_limit is None else entry.rate_limit.concurrency
     return service
 

@@ -64,6 +64,8 @@ class ProviderService:
         changes: Where moves of its models' figures are noted.
         limits: What may be spent there and taken from it.
         concurrency: Calls of this process that may run at once; None for any number.
+        takes_batches: Whether batches may be handed to it, if its connector has a way to.
+        batch_items: Requests of one such batch at most; None for any number.
         statistics: Where its downtime goes; None for nowhere.
         is_moving: Whether its models are being moved just now because of it.
         on_move: Told when its models were put to rest for it until so and so (monotonic time), or came back by a
@@ -73,6 +75,7 @@ class ProviderService:
 
     __slots__ = (
         "_telemetry",
+        "batch_items",
         "changes",
         "concurrency",
         "connector",
@@ -87,6 +90,7 @@ class ProviderService:
         "rate_limits",
         "state",
         "statistics",
+        "takes_batches",
         "troubles",
     )
 
@@ -114,6 +118,8 @@ class ProviderService:
         self.troubles = 0
         self.limits: tuple[Limit, ...] = ()
         self.concurrency: int | None = None
+        self.takes_batches = True
+        self.batch_items: int | None = None
         self.is_moving = False
         self.on_move: Callable[[ProviderService, RecoveryTrigger | None, float], None] | None = None
         self.on_rate_limits: Callable[[ProviderService, RateLimitStatus], None] | None = None

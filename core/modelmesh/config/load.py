@@ -227,10 +227,18 @@ class _Loading:
             return
         entry["connector"], cls = self._desk.find("providers", entry.get("connector", name), named)
         if cls is not None:
+            self._refuse_batches(entry, cls, path)
             subject = f"provider {entry['connector']!r}"
             entry["settings"] = self._desk.settings(
                 "providers", cls, (path, values), subject=subject, section_keys=written_keys(ProviderConfig)
             )
+
+    def _refuse_batches(self, entry: dict[str, Any], cls: type[Any], path: KeyPath) -> None:
+        """Note that batches shall be handed to a provider whose connector has no way to."""
+        batch = entry.get("batch")
+        if isinstance(batch, dict) and batch.get("supported") is True and not hasattr(cls, "submit_batch"):
+            said = f"connector {entry['connector']!r} hands no batches over; remove it, and the mesh carries them out"
+            self._desk.add((*path, "batch", "supported"), said)
 
     def _free_tier(self, name: str, entry: dict[str, Any]) -> None:
         """Put the figures of the connector's free tier in the place of ``quota: {free_tier: true}``."""

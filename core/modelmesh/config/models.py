@@ -167,6 +167,15 @@ class RateLimitConfig(Section):
         return self
 
 
+class ProviderBatchConfig(Section):
+    """Batches that a provider carries out itself; what it does not take, the mesh carries out."""
+
+    supported: bool | None = Field(
+        default=None, description="Whether they are handed to it; by default where its connector has a way to."
+    )
+    max_items: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests in one batch.")
+
+
 class ProviderConfig(Section):
     """One provider; every key not listed here belongs to its connector's own settings."""
 
@@ -177,6 +186,9 @@ class ProviderConfig(Section):
     budget: BudgetConfig | None = Field(default=None, description="What may be spent there.")
     quota: QuotaConfig | None = Field(default=None, description="What it gives in a period.")
     rate_limit: RateLimitConfig | None = Field(default=None, description="What it takes at a time.")
+    batch: ProviderBatchConfig = Field(
+        default_factory=ProviderBatchConfig, description="Batches that it carries out itself."
+    )
     settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
     instance: Programmatic = None
 

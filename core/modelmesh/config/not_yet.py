@@ -28,7 +28,7 @@ NOT_YET: tuple[str, ...] = (
 """Keys that nothing reads yet, whatever connectors are installed; ``*`` stands for any one key."""
 
 NOT_YET_SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "providers": ("batch", "files", "fine_tuning", "connection_pool"),
+    "providers": ("files", "fine_tuning", "connection_pool"),
     "strategies": (),
     "state_stores": (),
     "observability": (),
