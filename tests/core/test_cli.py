@@ -316,3 +316,20 @@ def test_check_finds_a_path_that_no_server_has(run: Run, tmp_path: Path) -> None
 
     assert result.returncode == 1
     assert "mesh.yaml:8: proxy.endpoints: unknown endpoint '/v1/chat/complete'; did you mean" in result.stderr
+
+
+def test_a_terminal_that_lacks_a_character_gets_the_rest(tmp_path: Path) -> None:
+    """As on Windows, where output into a pipe has an encoding without arrows."""
+    write(
+        tmp_path,
+        mesh__yaml=GOOD.replace("pools:", "  large: {provider: local, capabilities: [chat-completion]}\npools:"),
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-m", "modelmesh", "explain", "chat-completion", "--config", "mesh.yaml"],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True, timeout=60, check=False, cwd=tmp_path,
+    )  # fmt: skip
+
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"order: small ? large" in result.stdout

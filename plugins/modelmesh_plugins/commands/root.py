@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Any
@@ -78,6 +79,10 @@ def cli() -> None:
 
 def main() -> int:
     """Run the command line; every error it knows becomes plain text, with exit status 1 (2 for wrong usage)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            # An arrow that the terminal's encoding lacks is no reason to end half-way through a table.
+            stream.reconfigure(errors="replace")
     try:
         result = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
