@@ -266,6 +266,14 @@ def test_bad_requests_are_answered_in_openais_shape(
     assert "Traceback" not in answer.text
 
 
+@pytest.mark.parametrize("path", ["/chat/completions", "/v1/v1/chat/completions", "/v1/chat/completions/"])
+def test_a_base_url_that_is_a_little_wrong_is_told_the_path_that_is_meant(http: httpx.Client, path: str) -> None:
+    """What everybody forgets first is the /v1 at its end."""
+    said = http.post(path, json={}).json()["error"]["message"]
+
+    assert "did you mean '/v1/chat/completions'" in said
+
+
 def test_a_body_of_unknown_length_is_cut_off_at_the_limit(http: httpx.Client) -> None:
     """Without a Content-Length the bytes are counted as they come."""
     answer = http.post("/v1/chat/completions", content=(b" " * 1000 for _ in range(6)))

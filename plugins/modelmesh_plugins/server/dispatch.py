@@ -13,6 +13,7 @@ from typing import TypeAlias
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from modelmesh.errors import unknown_name
 from modelmesh_plugins.server.errors import ApiError
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
@@ -74,7 +75,9 @@ class Dispatch:
             reply = await route.endpoint(Request(scope, receive, send))
             await reply(scope, receive, send)
             return
-        raise ApiError(404, f"{path} is not served here", code="unknown_url")
+        raise ApiError(
+            404, unknown_name("path", path, [*dict.fromkeys(route.path for route in self._routes)]), code="unknown_url"
+        )
 
 
 def path_of(scope: Scope) -> str:
