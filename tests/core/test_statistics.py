@@ -6,6 +6,7 @@ import inspect
 import threading
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,26 +127,65 @@ def test_there_is_one_class_under_both_documents_names(statistics: StatisticsCol
     assert stats.latency_p95 == pytest.approx(2.0, rel=0.01)
 
 
-def test_the_documented_example_runs() -> None:
-    """A mesh's statistics answer per model, provider and pool once a request went through."""
-    with ModelMesh() as mesh:
-        mesh.initialize(
-            {
-                "providers": {"openai": {"connector": "simulator"}},
-                "models": {"gpt-4o": {"provider": "openai", "capabilities": ["chat-completion"]}},
-                "pools": {"text-generation": {"strategy": "stick-until-failure"}},
-            }
-        )
+DOCUMENTED_START = """
+mesh = ModelMesh()
+mesh.initialize("config.yaml")
+stats = mesh.get_statistics()
+"""
+DOCUMENTED_QUERIES = """
+# Per-model statistics
+model_stats = stats.query(StatsScope.MODEL, "gpt-4o")
+print(f"Requests: {model_stats.total_requests}")
+print(f"Avg latency: {model_stats.avg_latency_ms:.1f}ms")
+print(f"Error rate: {model_stats.error_rate:.2%}")
+print(f"Total cost: ${model_stats.total_cost:.4f}")
+
+# Per-provider statistics
+provider_stats = stats.query(StatsScope.PROVIDER, "openai")
+print(f"Active models: {provider_stats.successful_requests}")
+print(f"P95 latency: {provider_stats.p95_latency_ms:.1f}ms")
+
+# Per-pool statistics
+pool_stats = stats.query(StatsScope.POOL, "text-generation")
+print(f"Rotation events: {pool_stats.rotation_events}")
+print(f"Total tokens: {pool_stats.total_tokens_in + pool_stats.total_tokens_out}")
+"""
+CONFIG = """
+providers:
+  openai: {connector: simulator}
+models:
+  gpt-4o: {provider: openai, capabilities: [chat-completion]}
+pools:
+  text-generation: {strategy: stick-until-failure}
+"""
+
+
+def test_the_documented_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the letter: a mesh's statistics answer per model, provider and pool once a request went through."""
+    (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"ModelMesh": ModelMesh, "StatsScope": StatsScope}
+
+    exec(DOCUMENTED_START, names)
+    with names["mesh"] as mesh:
         hello = CompletionRequest(messages=[{"role": "user", "content": "hello"}])
         mesh.get_router().complete("text-generation", hello)
-        stats = mesh.get_statistics()
-        found = [stats.query(scope, name) for scope, name in zip(StatsScope, IDS, strict=True)]
+        exec(DOCUMENTED_QUERIES, names)
 
-    for each in found:
-        assert (each.total_requests, each.successful_requests, each.rotation_events) == (1, 1, 0)
-        assert each.total_tokens_in + each.total_tokens_out > 0
-        assert f"{each.error_rate:.2%}" == "0.00%"
-        assert each.p95_latency_ms > 0.0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in printed] == [
+        "Requests",
+        "Avg latency",
+        "Error rate",
+        "Total cost",
+        "Active models",
+        "P95 latency",
+        "Rotation events",
+        "Total tokens",
+    ]
+    assert {"Requests: 1", "Error rate: 0.00%", "Active models: 1", "Rotation events: 0"} <= set(printed)
 
 
 # --- adding up --------------------------------------------------------------------------

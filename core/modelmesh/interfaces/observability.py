@@ -57,7 +57,8 @@ class RoutingEvent:
     metadata: dict[str, Any] = None  # type: ignore[assignment]  # never None after __post_init__
 
     def __post_init__(self) -> None:
-        self.metadata = self.metadata or {}
+        if self.metadata is None:
+            self.metadata = {}  # type: ignore[unreachable]  # it is None when it was left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,8 @@ class TraceEntry:
     error: str | None = None
 
     def __post_init__(self) -> None:
-        self.metadata = self.metadata or {}
+        if self.metadata is None:
+            self.metadata = {}  # type: ignore[unreachable]  # it is None when it was left out
 
 
 class Events(ABC):
