@@ -76,7 +76,7 @@ class OpenAIStreamDecoder:
         choices = data.get("choices")
         usage = usage_of(data.get("usage")) or _usage_of_groq(data)
         if not isinstance(choices, list):
-            if usage is None:
+            if usage is None and not isinstance(data.get("usage"), dict):
                 raise MalformedResponseError("a chunk of the stream has no choices", status_code=200)
             choices = []
         self._last = data

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeGuard, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -252,8 +252,13 @@ def has_content(delta: Mapping[str, Any]) -> bool:
 
 
 def usage_of(raw: object) -> TokenUsage | None:
-    """Return the usage of an OpenAI-shaped answer, or None when there is none that can be read."""
+    """Return the usage of an OpenAI-shaped answer, or None when there is none that can be read.
+
+    None means "not known", and limits then book an estimate; an answer that names neither count has not been free.
+    """
     if not isinstance(raw, Mapping):
+        return None
+    if not any(_is_count(raw.get(name)) for name in ("prompt_tokens", "completion_tokens")):
         return None
     tokens_in, tokens_out = _count(raw.get("prompt_tokens")), _count(raw.get("completion_tokens"))
     usage = TokenUsage(tokens_in, tokens_out, _count(raw.get("total_tokens")) or tokens_in + tokens_out)
@@ -268,4 +273,8 @@ def usage_of(raw: object) -> TokenUsage | None:
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    return value if _is_count(value) else 0
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

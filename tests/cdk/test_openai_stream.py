@@ -152,10 +152,20 @@ def test_usage_is_read_wherever_it_comes(last: dict[str, Any]) -> None:
     assert decode(chunk(said("x")), last)[-1].usage == TokenUsage(3, 4, 7)
 
 
-@pytest.mark.parametrize("usage", [None, "7", 7, []], ids=repr)
+@pytest.mark.parametrize("usage", [None, "7", 7, [], {}, {"total_tokens": 7}, {"prompt_tokens": "7"}], ids=repr)
 def test_unreadable_usage_is_none(usage: Any) -> None:
-    """Most servers send null in every chunk but the last."""
+    """Most servers send null in every chunk but the last; neither that nor a usage without counts means free."""
     assert decode(chunk(said("x"), usage=usage))[0].usage is None
+
+
+def test_an_empty_usage_without_choices_breaks_no_stream() -> None:
+    """It says nothing, as a keep-alive does."""
+    assert decode(chunk(said("x")), {"usage": {}})[-1].usage is None
+
+
+def test_a_usage_with_one_count_is_read() -> None:
+    """Embeddings have no output."""
+    assert decode(chunk(said("x"), usage={"prompt_tokens": 3}))[0].usage == TokenUsage(3, 0, 3)
 
 
 @pytest.mark.parametrize(
