@@ -5,10 +5,13 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from modelmesh.config.models import Configuration
 from modelmesh.config.reader import Document, KeyPath, dotted
 from modelmesh.errors import Problem, unknown_name
 
@@ -21,8 +24,8 @@ _EXPECTED = {
     "float_parsing": "expected a number",
     "float_type": "expected a number",
     "string_type": "expected text",
-    "list_type": "expected a list",
-    "tuple_type": "expected a list",
+    "list_type": "expected a list, such as [NAME]",
+    "tuple_type": "expected a list, such as [NAME]",
     "dict_type": "expected a mapping",
     "model_type": "expected a mapping",
     "model_attributes_type": "expected a mapping",
@@ -63,8 +66,7 @@ def problems_of(
             continue  # the other branches of a union say the same
         seen.add(name)
         if kind == "extra_forbidden":
-            known = sorted({*_fields_at(model, loc[:-1]), *(also if len(loc) == 1 else ())})
-            message = unknown_name("key", str(loc[-1]), known) + "; remove or correct it"
+            message = unknown_key(path, {*_fields_at(model, loc[:-1]), *(also if len(loc) == 1 else ())})
         elif kind == "missing":
             message = "is missing; add it"
         elif kind == "literal_error":
@@ -75,6 +77,8 @@ def problems_of(
             message = f"must be {words[dotted(loc)].get('ctx', {}).get('expected')}, or a mapping"
         elif kind == "value_error":
             message = str(each.get("ctx", {}).get("error", each["msg"]))
+        elif kind == "model_type" and "connector" in _fields_at(model, loc):
+            message = "expected a mapping, such as {connector: NAME}"
         else:
             message = _EXPECTED.get(kind) or str(each["msg"]).replace("Input should", "must")
         yield Problem(message, name, document.file, document.line_of(path))
@@ -135,3 +139,54 @@ def _options(annotation: Any) -> list[Any]:
     if origin is typing.Annotated:
         return _options(typing.get_args(annotation)[0])
     return [annotation]
+
+
+# --- keys in the wrong place ---------------------------------------------------------------------
+
+
+_MANY = 2
+"""What more places than this have says nothing about which of them was meant."""
+
+
+def unknown_key(path: KeyPath, known: Iterable[str], *, limit: int = 12) -> str:
+    """Say that a key is unknown where it stands, and how it was meant to be written or where it belongs.
+
+    Args:
+        path: Of the key.
+        known: The keys that may stand there.
+        limit: How many of them are listed.
+    """
+    key, known = str(path[-1]), sorted(known)
+    if not get_close_matches(key, known, n=1, cutoff=0.8):
+        places = _places(key, str(path[0]))
+        if 0 < len(places) <= _MANY:
+            return f"unknown key {key!r}; did you mean {' or '.join(places)}?; move or correct it"
+    return unknown_name("key", key, known, limit=limit) + "; remove or correct it"
+
+
+def _places(key: str, section: str) -> list[str]:
+    """Return where a key may stand, or the one that it nearly is; in its own section if it may stand there at all."""
+    homes = _homes()
+    near = [key] if key in homes else get_close_matches(key, homes, n=1, cutoff=0.9)
+    found = [place for each in near for place in homes[each]]
+    own = [place for place in found if place.startswith(f"{section}.")]
+    # What belongs to a provider, model or pool is what people look for; other sections have a few of the same names.
+    return own or [place for place in found if ".NAME." in place] or found
+
+
+@cache
+def _homes() -> dict[str, list[str]]:
+    homes: dict[str, list[str]] = {}
+    for place in _keys_below(Configuration):
+        homes.setdefault(place.rpartition(".")[2], []).append(place)
+    return homes
+
+
+def _keys_below(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the places of all keys of a model and of those in it, such as ``pools.NAME.recovery.cooldown``."""
+    for key in written_keys(model):
+        yield prefix + key
+        for option in _options(model.model_fields[key].annotation):
+            is_named = typing.get_origin(option) is dict
+            for inner in _models(typing.get_args(option)[-1] if is_named else option):
+                yield from _keys_below(inner, f"{prefix}{key}.NAME." if is_named else f"{prefix}{key}.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from modelmesh.config.explain import problems_of, written_keys
+from modelmesh.config.explain import problems_of, unknown_key, written_keys
 from modelmesh.config.mesh_config import MeshConfig
 from modelmesh.config.models import Configuration, PoolConfig, ProviderConfig, SecretsConfig, StorageConfig
 from modelmesh.config.normalise import normalise
@@ -19,7 +19,7 @@ from modelmesh.config.reader import Document, KeyPath, read_file
 from modelmesh.config.references import check_references
 from modelmesh.config.secrets import SecretResolver, build_store, expand_environment
 from modelmesh.config.settings import ConnectorCatalogue, Desk, Layer, setting_names
-from modelmesh.errors import ConfigurationError, Problem, unknown_name
+from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.interfaces.provider import FreeTier
 from modelmesh.interfaces.runtime import Clock
 from modelmesh.redaction import MIN_LENGTH, REDACTED
@@ -114,7 +114,7 @@ class _Loading:
             del self._data[section]  # a heading with nothing under it
         for key in _COMPUTED & self._data.keys():
             del self._data[key]
-            self._desk.add((key,), unknown_name("key", key, written_keys(Configuration)) + "; remove or correct it")
+            self._desk.add((key,), unknown_key((key,), written_keys(Configuration)))
         self._problems += normalise(self._document)
         self._problems += refuse_not_yet(self._document)
         self._open_secrets()
@@ -294,7 +294,8 @@ class _Loading:
         for key in [key for key in values if key not in fields]:
             del values[key]
             self._desk.add(
-                (*path, key), self._desk.unread("strategies", key, reader, {*written_keys(PoolConfig), *fields})
+                (*path, key),
+                self._desk.unread("strategies", (*path, key), reader, {*written_keys(PoolConfig), *fields}),
             )
         layers: list[Layer] = [(path, values)]
         if composed is not None:

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from modelmesh.config.explain import problems_of
-from modelmesh.config.not_yet import NOT_YET_SETTINGS, REFUSAL
+from modelmesh.config.explain import problems_of, unknown_key
+from modelmesh.config.not_yet import NOT_YET_SETTINGS, REFUSAL, refusals
 from modelmesh.config.reader import Document, KeyPath
 from modelmesh.config.secrets import SecretResolver
-from modelmesh.errors import ConfigurationError, Problem, SecretNotFoundError, UnknownConnectorError, unknown_name
+from modelmesh.errors import ConfigurationError, Problem, SecretNotFoundError, UnknownConnectorError
 
 _NEAR_REFERENCE = re.compile(r"\$\{\s*(?:secrets?|env)\s*:\s*([^}]*?)\s*\}", re.IGNORECASE)
-_BARE_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_BARE_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Z][A-Z0-9_]*_[A-Z0-9_]+))")
 
 Layer = tuple[KeyPath, Mapping[str, Any]]
 """Some settings, and the path of what they stand under."""
@@ -115,7 +115,8 @@ class Desk:
         for path, values in layers:
             for key, value in values.items():
                 if key not in known and key in NOT_YET_SETTINGS[kind]:
-                    self.add((*path, key), REFUSAL)
+                    for where, message in refusals(NOT_YET_SETTINGS[kind][key], value, (*path, key)):
+                        self.add(where, message)
                 elif model is None:
                     self.add((*path, key), f"{subject} has no setting {key!r}; remove it")
                 else:
@@ -143,7 +144,7 @@ class Desk:
             return value
         bare = _BARE_VARIABLE.fullmatch(value)
         if bare is not None:
-            self.add(path, f"would be taken literally; write ${{secrets:{bare[1]}}} for a secret")
+            self.add(path, f"would be taken literally; write ${{secrets:{bare[1] or bare[2]}}} for a secret")
         near = _NEAR_REFERENCE.search(value)
         if near is not None and not near[0].startswith("${secrets:"):
             self.add(path, f"{near[0]} would be taken literally; write ${{secrets:{near[1]}}} for a secret")
@@ -153,14 +154,15 @@ class Desk:
             self.add(path, str(error))
             return "unresolved"
 
-    def unread(self, kind: str, key: str, reader: str, known: Iterable[str]) -> str:
+    def unread(self, kind: str, path: KeyPath, reader: str, known: Iterable[str]) -> str:
         """Say why a key that the chosen connector does not read is an error, and who reads it if somebody does."""
+        key = path[-1]
         for other, cls in self.connectors.load_all(kind).items():
             if key in _keys(getattr(cls, "config_model", None)):
                 return f"{reader} does not read it ({other!r} does); remove it or change the connector"
         if key in NOT_YET_SETTINGS[kind]:
             return REFUSAL
-        return unknown_name("key", key, sorted(known), limit=30) + "; remove or correct it"
+        return unknown_key(path, known, limit=30)
 
 
 def _keys(model: type[BaseModel] | None) -> set[str]:
