@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import settings
@@ -211,7 +212,7 @@ def test_a_breaker_does_what_the_book_says(figures: Any) -> None:
     """Any order of failures, limits, recoveries, waits and requests: 0 differences."""
     count, steps = figures.scale(60, 600), 40
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Breakers, settings=settings(max_examples=count, stateful_step_count=steps, deadline=None, database=None)
     )
 
@@ -272,8 +273,7 @@ def test_under_load_a_sick_model_is_tried_once_a_rest(sockets: Any, transport: s
     async def main() -> tuple[int, int]:
         async with mesh:
             router = mesh.get_router()
-            for _ in range(LIMIT):
-                taken.append((await router.acomplete("chat", REQUEST)).model)
+            taken.extend([(await router.acomplete("chat", REQUEST)).model for _ in range(LIMIT)])
             before = len(sick.moments)
             sick.at_once = 0
             await keep_asking(router, 0.9, 20, taken)
@@ -282,7 +282,7 @@ def test_under_load_a_sick_model_is_tried_once_a_rest(sockets: Any, transport: s
     before, at_once = asyncio.run(main())
 
     trials = sick.moments[before - 1 :]
-    rests = [after - first for first, after in zip(trials, trials[1:], strict=False)]
+    rests = [after - first for first, after in pairwise(trials)]
     assert before == LIMIT
     assert set(taken) == {"m1"}
     assert at_once == 1
