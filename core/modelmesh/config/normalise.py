@@ -38,6 +38,7 @@ _SECTIONS: dict[str, tuple[Move, ...]] = {
 _ENTRIES: dict[str, tuple[Move, ...]] = {
     "providers": (
         ("auth.api_key", "api_key"),
+        ("catalogue.auto_discover", "discovery.enumerate_models"),
         ("provider.execution.*", ""),
         ("config.*", ""),
     ),

@@ -13,6 +13,7 @@ PROVIDERS = [
     ("auth: {api_key: k}", "api_key: k"),
     ("config: {api_key: k, base_url: u}", "{api_key: k, base_url: u}"),
     ("config: {}", "{}"),
+    ("catalogue: {auto_discover: false}", "discovery: {enumerate_models: false}"),
     ("provider: {execution: {timeout: 5, max_retries: 1}}", "{timeout: 5, max_retries: 1}"),
     ("provider.execution.timeout: 5", "timeout: 5"),
 ]

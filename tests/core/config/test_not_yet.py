@@ -10,8 +10,7 @@ import pytest
 
 from modelmesh.config import load_config
 from modelmesh.config.models import Configuration
-from modelmesh.config.not_yet import NOT_YET, refuse_not_yet
-from modelmesh.config.reader import Document, read_text
+from modelmesh.config.reader import read_text
 from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.plugins import PluginHost
 
@@ -152,21 +151,62 @@ WORKS: list[tuple[str, str, Any]] = [
     ("", "proxy: {cors: {origins: [http://a]}}", ("proxy.cors.origins", ("http://a",))),
 ]
 
-REFUSED = [
-    ("", "secrets: {region: us-east-1}"),
-    ("", "secrets: {reload_on_rotation: true}"),
-    ("", "secrets: {store: keyring}"),
-    ("", "connectors: {packages: []}"),
-    ("", "discovery: {sync: {enabled: true}}"),
-    (PROVIDER, "quota: {requests: 1, query_current: false}"),
+REFUSED: list[tuple[str, str, str]] = [
+    # (where, as YAML, the path that is named)
+    ("", "secrets: {region: us-east-1}", "secrets.region"),
+    ("", "secrets: {reload_on_rotation: true}", "secrets.reload_on_rotation"),
+    ("", "secrets: {store: keyring}", "secrets.store"),
+    ("", "connectors: {packages: [./here]}", "connectors.packages"),
+    ("", "connectors: {allow_remote: true}", "connectors.allow_remote"),
+    ("", "connectors: ./here", "connectors"),
+    ("", "discovery: {}", "discovery"),
+    ("", "discovery: {health: {enabled: false}}", "discovery"),
+    ("", "discovery: {sync: {enabled: true}, health: null}", "discovery.sync"),
+    ("", "discovery: {sync: {}, health: null}", "discovery.sync"),
+    ("", "discovery: {sync: null, health: {interval: 60s}}", "discovery.health"),
+    ("", "discovery: {sync: null, health: null, connectors: [{connector: a}]}", "discovery.connectors"),
+    (PROVIDER, "auth: {method: oauth}", f"{PROVIDER}.auth.method"),
+    (PROVIDER, "auth: {key_rotation: true}", f"{PROVIDER}.auth.key_rotation"),
+    (PROVIDER, "quota: {requests: 1, query_current: true}", f"{PROVIDER}.quota.query_current"),
+    (PROVIDER, "quota: {requests: 1, query_remaining: true}", f"{PROVIDER}.quota.query_remaining"),
+    (PROVIDER, "pricing: {query: true}", f"{PROVIDER}.pricing.query"),
+    (PROVIDER, "discovery: {enumerate_models: true}", f"{PROVIDER}.discovery.enumerate_models"),
+    (PROVIDER, "discovery: {model_details: true}", f"{PROVIDER}.discovery.model_details"),
+    (PROVIDER, "discovery: {capability_query: true}", f"{PROVIDER}.discovery.capability_query"),
+    (PROVIDER, "catalogue: {auto_discover: true}", f"{PROVIDER}.discovery.enumerate_models"),
+    (PROVIDER, "catalogue: {refresh_interval: 1h}", f"{PROVIDER}.catalogue.refresh_interval"),
+    (PROVIDER, "files: {upload: true}", f"{PROVIDER}.files.upload"),
+    (PROVIDER, "files: {max_size: 512MB}", f"{PROVIDER}.files.max_size"),
+    (PROVIDER, "fine_tuning: {supported: true}", f"{PROVIDER}.fine_tuning.supported"),
+    (PROVIDER, "connection_pool: {max_connections: 50}", f"{PROVIDER}.connection_pool.max_connections"),
+    (PROVIDER, "connection_pool: {timeout: 30s}", f"{PROVIDER}.connection_pool.timeout"),
+    ("", "storage: {encryption: true}", "storage.encryption"),
+]
+
+ASKS_FOR_NOTHING: list[tuple[str, str]] = [
+    ("", "secrets: {region: null, reload_on_rotation: false}"),
+    ("", "connectors: {packages: [], allow_remote: false}"),
+    (
+        "",
+        "discovery: {sync: {enabled: false, interval: 1h}, health: {enabled: false, method: standard}, connectors: []}",
+    ),
+    (PROVIDER, "quota: {requests: 1, query_current: false, query_remaining: false}"),
     (PROVIDER, "pricing: {query: false}"),
-    (PROVIDER, "discovery: {enumerate_models: false}"),
-    (PROVIDER, "catalogue: {refresh_interval: 1h}"),
+    (PROVIDER, "discovery: {enumerate_models: false, model_details: false, capability_query: false}"),
+    (PROVIDER, "catalogue: {auto_discover: false}"),
     (PROVIDER, "files: {upload: false}"),
     (PROVIDER, "fine_tuning: {supported: false}"),
-    (PROVIDER, "connection_pool: {max_connections: 50}"),
-    ("", "storage: {encryption: true}"),
-]  # fmt: skip
+    ("", "storage: {encryption: false}"),
+]
+
+MISSPELT: list[tuple[str, str, str, str]] = [
+    ("", "connectors: {package: []}", "connectors.package", "packages"),
+    ("", "discovery: {heath: {enabled: false}}", "discovery.heath", "health"),
+    ("", "discovery: {sync: {enabld: false}, health: null}", "discovery.sync.enabld", "enabled"),
+    ("", "discovery: {sync: null, health: {enabled: false, ema_alfa: 1}}", "discovery.health.ema_alfa", "ema_alpha"),
+    (PROVIDER, "pricing: {qury: false}", f"{PROVIDER}.pricing.qury", "query"),
+    (PROVIDER, "files: {uploads: false}", f"{PROVIDER}.files.uploads", "upload"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -204,14 +244,47 @@ def test_a_documented_key_is_read(installed: PluginHost, where: str, text: str, 
     assert seen(configuration, where, shown[0]) == shown[1]
 
 
-@pytest.mark.parametrize(("where", "text"), REFUSED, ids=[f"{where} {text}".strip() for where, text in REFUSED])
-def test_a_documented_key_whose_part_is_to_come_is_refused(installed: PluginHost, where: str, text: str) -> None:
-    """It says that it is not supported yet, once."""
-    with pytest.raises(ConfigurationError) as caught:
+def problems(installed: PluginHost, where: str, text: str) -> list[Problem]:
+    """Return what is wrong with the base configuration and something added to it."""
+    try:
         load_config(place(where, text), connectors=installed, environ={})
+    except ConfigurationError as error:
+        return list(error.problems)
+    return []
 
-    (problem,) = caught.value.problems
+
+@pytest.mark.parametrize(
+    ("where", "text", "path"), REFUSED, ids=[f"{where} {text}".strip() for where, text, _ in REFUSED]
+)
+def test_a_documented_key_whose_part_is_to_come_is_refused(
+    installed: PluginHost, where: str, text: str, path: str
+) -> None:
+    """It says that it is not supported yet, once."""
+    (problem,) = problems(installed, where, text)
+
+    assert problem.path == path
     assert "not supported yet" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("where", "text"), ASKS_FOR_NOTHING, ids=[f"{where} {text}".strip() for where, text in ASKS_FOR_NOTHING]
+)
+def test_what_asks_for_nothing_may_be_written(installed: PluginHost, where: str, text: str) -> None:
+    """What is switched off is switched off."""
+    assert problems(installed, where, text) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "text", "path", "meant"), MISSPELT, ids=[f"{where} {text}".strip() for where, text, *_ in MISSPELT]
+)
+def test_a_misspelt_key_to_come_is_named_as_such(
+    installed: PluginHost, where: str, text: str, path: str, meant: str
+) -> None:
+    """A section that nobody reads yet takes no other keys than its own."""
+    (problem,) = problems(installed, where, text)
+
+    assert problem.path == path
+    assert f"did you mean {meant!r}" in problem.message
 
 
 def test_a_connector_to_come_may_come_from_a_third_party(catalogue: Any) -> None:
@@ -236,17 +309,3 @@ def test_a_connector_to_come_may_come_from_a_third_party(catalogue: Any) -> None
     assert configuration.storage.settings.path == "x"
     assert configuration.observability.target is not None
     assert configuration.observability.target.settings.path == "y"
-
-
-@pytest.mark.parametrize("pattern", NOT_YET)
-def test_refusing_takes_the_key_out(pattern: str) -> None:
-    """What is left is validated without a second error about the same key."""
-    data: Any = 1
-    for part in reversed(pattern.replace("*", "any").split(".")):
-        data = {part: data}
-    document = Document(data)
-
-    problems: list[Problem] = refuse_not_yet(document)
-
-    assert [problem.path for problem in problems] == [pattern.replace("*", "any")]
-    assert refuse_not_yet(document) == []
