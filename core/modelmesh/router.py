@@ -20,6 +20,7 @@ from modelmesh.errors import (
     ModelMeshError,
     ProviderError,
     RoutingError,
+    UnsupportedRequestError,
     unknown_name,
 )
 from modelmesh.explanation import Explanation, explain
@@ -506,10 +507,10 @@ class Router:
         batches = self._engine.batches
         payloads = [payload_of(request) for request in requests]
         try:
-            result = self._pipeline.execute(PipelineRequest(capability, BATCH))
+            result = self._pipeline.execute(PipelineRequest(capability, BATCH, batch=payloads))
         except CapabilityNotFoundError:
             raise
-        except RoutingError:
+        except (RoutingError, UnsupportedRequestError):
             return await self._own_batch(capability, payloads)
         last: ProviderError | None = None
         tried = 0

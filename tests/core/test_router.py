@@ -532,6 +532,18 @@ def test_a_batch_goes_where_it_fits(build: Build, provider: dict[str, Any], mode
     assert bool(connector.batches) is taken
 
 
+def test_a_batch_goes_to_no_provider_whose_model_cannot_serve_all_of_it(build: Build) -> None:
+    """One request with an image is enough, as it would be alone; the mesh then asks for each by itself."""
+    image = {"type": "image_url", "image_url": {"url": "data:,"}}
+    connector = Batching()
+    router = build(connector, model={"batch": True, "features": {"vision": False}})
+
+    plain = router.batch("chat", [HELLO, HELLO])
+    seeing = router.batch("chat", [HELLO, CompletionRequest([{"role": "user", "content": [image]}])])
+
+    assert (plain.model, seeing.model, len(connector.batches)) == ("m1", "", 1)
+
+
 # --- pools ----------------------------------------------------------------------------------
 
 

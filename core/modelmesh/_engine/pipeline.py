@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from modelmesh._engine.model import SYNC, Model
 from modelmesh._engine.pool import CapabilityPool, Member
-from modelmesh._engine.requirements import Fit, unsupported
+from modelmesh._engine.requirements import Fit, Needs, unsupported
 from modelmesh._engine.resolver import CapabilityResolver, Resolution
 from modelmesh.errors import NoActiveModelError, RoutingError, UnsupportedRequestError
 from modelmesh.interfaces.runtime import Clock
@@ -39,6 +39,7 @@ class PipelineRequest:
         dry_run: Whether to leave every pointer where it is.
         payload: The request's body in OpenAI's shape, for what it needs of a model; None when there is none yet.
         request_id: For traces.
+        batch: The bodies of all requests of a batch, which one model has to serve.
     """
 
     capability: str
@@ -49,6 +50,12 @@ class PipelineRequest:
     dry_run: bool = False
     payload: Mapping[str, Any] | None = None
     request_id: str | None = None
+    batch: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def payloads(self) -> Sequence[Mapping[str, Any]]:
+        """Every body there is."""
+        return self.batch if self.payload is None else (self.payload,)
 
 
 class PipelineContext:
@@ -341,18 +348,18 @@ class FilterRequirements(PipelineStage):
         Raises:
             UnsupportedRequestError: Nobody does; says what the request needs and what each candidate lacks.
         """
-        payload, pool = context.request.payload, context.pool
-        if payload is None:
+        payloads, pool = context.request.payloads, context.pool
+        if not payloads:
             return context
         assert pool is not None
-        fit = pool.declared.fit(payload)
+        fit = pool.declared.fit(*payloads)
         if fit is None:
             return context
         everyone = context.candidates
         context.fit = fit
         context.narrow(fit.accepts)
         if not context.candidates:
-            raise unsupported(pool.name, payload, everyone)
+            raise unsupported(pool.name, Needs.of(*payloads), everyone)
         return context
 
 

@@ -81,15 +81,15 @@ class Declared:
         self.denied = frozenset(denied)
         self.sizes: Mapping[str, Sequence[int]] = {size: sorted(limits) for size, limits in sizes.items()}
 
-    def fit(self, payload: Mapping[str, Any]) -> Fit | None:
-        """Return what a request needs that not every member is known to have no trouble with; None for nothing.
+    def fit(self, *payloads: Mapping[str, Any]) -> Fit | None:
+        """Return what requests need that not every member is known to have no trouble with; None for nothing.
 
         Args:
-            payload: In OpenAI's shape.
+            payloads: In OpenAI's shape; of several, one model has to serve all.
         """
         if not self.denied and not self.sizes:
             return None
-        needs = Needs.of(payload)
+        needs = Needs.of(*payloads)
         features = needs.features & self.denied
         sizes = {size: rounded for size in self.sizes if (rounded := self._rounded(size, getattr(needs, size)))}
         return Fit(features, **sizes) if features or sizes else None
@@ -106,7 +106,7 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a request needs, member by member unheard.
+    """What a request, or each of a batch of them, needs; member by member unheard.
 
     Attributes:
         features: Names as models declare them.
@@ -121,8 +121,20 @@ class Needs:
     max_images: int
 
     @classmethod
-    def of(cls, payload: Mapping[str, Any]) -> Needs:
-        """Read a request; what is no proper request is the provider's to refuse."""
+    def of(cls, *payloads: Mapping[str, Any]) -> Needs:
+        """Read requests, of several the most that any needs; what is no proper request is the provider's to refuse."""
+        if len(payloads) == 1:
+            return cls._of_one(payloads[0])
+        each = [cls._of_one(payload) for payload in payloads]
+        return cls(
+            frozenset().union(*(one.features for one in each)),
+            max((one.context_window for one in each), default=0),
+            max((one.max_output_tokens for one in each), default=0),
+            max((one.max_images for one in each), default=0),
+        )
+
+    @classmethod
+    def _of_one(cls, payload: Mapping[str, Any]) -> Needs:
         characters, images = _measured(payload)
         features: list[str] = []
         if payload.get("tools") or payload.get("functions"):
@@ -159,9 +171,8 @@ class Needs:
         return lacks
 
 
-def unsupported(pool: str, payload: Mapping[str, Any], members: Sequence[Member]) -> UnsupportedRequestError:
+def unsupported(pool: str, needs: Needs, members: Sequence[Member]) -> UnsupportedRequestError:
     """Build the error of a request that none of these models can serve: what it needs, and what each lacks."""
-    needs = Needs.of(payload)
     lacks = {member.model_id: needs.lacking(member.model.definition) for member in members}
     shown = "; ".join(f"{name} has {', '.join(each.values())}" for name, each in list(lacks.items())[:5])
     more = f"; and {len(lacks) - 5} more" if len(lacks) > 5 else ""

@@ -106,6 +106,14 @@ def test_sizes_are_rounded_up_to_what_members_declare(tokens: int, window: int |
     assert fit == (None if window is None else Fit(context_window=window))
 
 
+def test_a_batch_needs_the_most_any_of_its_requests_needs() -> None:
+    """All features together, and each size by itself: one model serves them all."""
+    bodies = [ask("x" * 400), ask("", tools=[TOOL], max_tokens=30), {"messages": [{"content": [IMAGE]}]}]
+
+    assert Needs.of(*bodies) == Needs(frozenset({"tool_calling", "vision"}), 100, 30, 1)
+    assert declared(lacks("vision", context_window=80)).fit(*bodies) == Fit(frozenset({"vision"}), context_window=81)
+
+
 # --- the stage --------------------------------------------------------------------------
 
 NEEDY = {
