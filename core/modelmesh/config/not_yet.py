@@ -49,7 +49,7 @@ TO_COME: Mapping[str, Keys] = {
     "providers.*.discovery": {"enumerate_models": False, "model_details": False, "capability_query": False},
     "providers.*.catalogue": {"refresh_interval": None},
 }
-"""Sections of which nothing is built, whatever connectors are installed; parts inside run unless ``enabled`` says no."""
+"""Sections of which nothing is built, whatever connectors are installed; their parts run unless ``enabled`` is off."""
 
 NOT_YET_SETTINGS: Mapping[str, Mapping[str, Keys]] = {
     "providers": {
