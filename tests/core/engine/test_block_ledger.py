@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import random
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from modelmesh_cdk.testing import FakeClock, context
 from modelmesh_plugins.state_stores.memory import MemoryStateStore
 
 LIMIT = 1_000_000
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "block_leases.py"
 
 
 class Counted(MemoryStateStore):
@@ -85,6 +89,31 @@ def test_a_thousand_processes_never_pass_the_limit_and_hardly_ask_the_store(seed
 
     assert granted <= LIMIT
     assert granted >= LIMIT - 1_000 * 200  # at most a block a process is held and not used
+
+
+@pytest.fixture(scope="module")
+def leases() -> Any:
+    """The simulation whose figures are in the documentation: a script, loaded by its place."""
+    spec = importlib.util.spec_from_file_location("block_leases", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("share", [0.000_2, 0.001])
+def test_a_thousand_processes_at_once_some_of_which_die_stay_within_the_limit(leases: Any, share: float) -> None:
+    """Whatever the order of their calls; nothing stays reserved, and the dead take only what they held."""
+    limit = 100_000
+
+    result = leases.simulate(1_000, share, limit, seed=1, deaths=10)
+
+    assert result.fullest <= limit
+    assert result.left == 0
+    assert 0 <= result.lost <= 10 * 10 * max(limit * share, leases.MOST)
+    assert result.spent + result.lost <= limit
+    assert result.spent >= 0.8 * limit
 
 
 def test_a_block_saves_most_calls_to_the_store() -> None:
