@@ -338,7 +338,7 @@ class ProviderTimeoutError(ProviderError, TimeoutError):
 
     Attributes:
         timeout_seconds: The limit that was passed.
-        clock: Which one: connect, first_token, idle or total.
+        clock: Which one: connect, first_token, idle, total, or deadline for that of the whole request.
     """
 
     category: Category = "timeout"
@@ -349,7 +349,7 @@ class ProviderTimeoutError(ProviderError, TimeoutError):
         message: str,
         *,
         timeout_seconds: float | None = None,
-        clock: Literal["connect", "first_token", "idle", "total"] = "total",
+        clock: Literal["connect", "first_token", "idle", "total", "deadline"] = "total",
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from modelmesh._engine import hooks
 from modelmesh._engine.attempt import Pause, Steps, attempts
@@ -128,9 +128,7 @@ class Driver:
         if self.middleware.members:
             request = await hooks.before(self.middleware, call, member, request)
         model, clock = member.model, call.clock
-        total = call.timeouts.total
-        remaining = None if call.deadline_at is None else call.deadline_at - clock.monotonic()
-        limit = remaining if total is None else total if remaining is None else min(total, remaining)
+        limit, which = _time_for_an_answer(call)
         model.in_flight += 1
         started = clock.monotonic()
         error: ProviderError
@@ -149,7 +147,9 @@ class Driver:
         except Exception as raised:
             if isinstance(raised, TimeoutError) and timer.expired:
                 error = ProviderTimeoutError(
-                    f"no answer from {member.model_id} in {limit:g} s", timeout_seconds=limit, clock="total"
+                    f"no answer from {member.model_id} in {limit:g} s",
+                    timeout_seconds=limit,
+                    clock=which,
                 )
                 error = model.provider.understand(error, model)
             else:
@@ -409,6 +409,15 @@ async def _close_quietly(upstream: AsyncIterator[ProviderChunk] | None) -> None:
         return
     with suppress(Exception):  # the attempt's outcome is settled
         await close()
+
+
+def _time_for_an_answer(call: Call) -> tuple[float | None, Literal["total", "deadline"]]:
+    """Return how long a whole answer may take, in seconds, and which clock says so."""
+    total = call.timeouts.total
+    if call.deadline_at is None:
+        return total, "total"
+    left = call.deadline_at - call.clock.monotonic()
+    return (left, "deadline") if total is None or left < total else (total, "total")
 
 
 def _checked(response: Any, member: Member) -> ProviderResponse:

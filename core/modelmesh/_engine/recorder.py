@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.call import Call
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _NOBODYS_FAULT = frozenset({"client_error", "content_filter", "unsupported"})
 """Categories that say nothing about the model's health."""
+
+_LATELY = 60.0
+"""Seconds for which an answer shows that a model does not hang."""
 
 
 class Recorder:
@@ -195,7 +199,8 @@ class Recorder:
         pricing = member.model.definition.pricing
         spent = None if pricing is None or not usage.total_tokens else pricing.cost(usage)
         with self._lock:
-            self._blame(call, member, error)
+            if not self._was_hurried(member, error, latency):
+                self._blame(call, member, error)
         record = AttemptRecord(
             member.model_id,
             member.provider_id,
@@ -261,6 +266,21 @@ class Recorder:
         if provider.deactivated is not None and member.active:
             # Somebody had it return by hand. The answer of a call that began before the trouble proves nothing.
             provider.recover(RecoveryTrigger.PROBE_SUCCESS, member.pool.clock.monotonic())
+
+    def _was_hurried(self, member: Member, error: ProviderError, latency: float) -> bool:
+        """Whether a deadline ended a call sooner than half of the model's answers come, and it has answered lately.
+
+        Callers in a hurry put no model to rest for everybody else. One that has answered nobody for a while gets no
+        such benefit: it may hang.
+        """
+        cut = error if isinstance(error, ProviderTimeoutError) else error.__cause__
+        if not isinstance(cut, ProviderTimeoutError) or cut.clock != "deadline":
+            return False
+        state = member.model.state
+        if state.last_request is None or not state.latency_history:
+            return False
+        is_recent = self._telemetry.wall_time() - state.last_request < _LATELY
+        return is_recent and latency < median(state.latency_history)
 
     def _blame(self, call: Call, member: Member, error: ProviderError) -> None:
         category = error.category

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from modelmesh._engine.call import Call
     from modelmesh._engine.pool import Member
 
-Clocks = Literal["first_token", "idle", "total"]
+Clocks = Literal["first_token", "idle", "total", "deadline"]
 
 
 class StreamProgress:
@@ -79,7 +79,7 @@ class StreamProgress:
         if timeouts.total is not None:
             limits.append((timeouts.total - used, "total"))
         if self._call.deadline_at is not None:
-            limits.append((self._call.deadline_at - now, "total"))
+            limits.append((self._call.deadline_at - now, "deadline"))
         if self._first_content_at is None:
             if timeouts.first_token is not None:
                 limits.append((timeouts.first_token - used, "first_token"))
@@ -92,9 +92,14 @@ class StreamProgress:
 
     def timed_out(self, which: Clocks) -> ProviderTimeoutError:
         """Build the error of the clock that ran out."""
-        timeouts = self._call.timeouts
-        seconds = {"first_token": timeouts.first_token, "idle": timeouts.idle, "total": timeouts.total}[which]
-        said = {"first_token": "no first token", "idle": "no further token", "total": "no end of the stream"}[which]
+        call, timeouts = self._call, self._call.timeouts
+        seconds = {
+            "first_token": timeouts.first_token,
+            "idle": timeouts.idle,
+            "total": timeouts.total,
+            "deadline": None if call.deadline_at is None else call.deadline_at - call.started,
+        }[which]
+        said = {"first_token": "no first token", "idle": "no further token"}.get(which, "no end of the stream")
         return ProviderTimeoutError(
             f"{said} from {self._member.model_id} in time", timeout_seconds=seconds, clock=which
         )

@@ -267,6 +267,18 @@ def test_the_deadline_cuts_an_attempt_short(build: Build) -> None:
     assert world.ask().content == "second"
 
 
+def test_a_timeout_of_the_requests_deadline_says_so(build: Build) -> None:
+    """It is told apart from the attempt's own clocks."""
+    world = build(a=[hang()], timeouts={"total": 10.0}, retry=NO_RETRY)
+
+    with pytest.raises(AllProvidersExhaustedError) as caught:
+        world.ask(deadline=0.02)
+
+    error = caught.value.last_error
+    assert isinstance(error, ProviderTimeoutError)
+    assert (error.clock, round(error.timeout_seconds or 0.0, 3)) == ("deadline", 0.02)
+
+
 def test_an_own_timeout_of_the_connector_is_its_failure(build: Build) -> None:
     """A bare TimeoutError from inside is no limit of ours."""
     world = build(a=[fail(TimeoutError())], b=[])

@@ -17,7 +17,7 @@ from modelmesh.errors import (
 )
 from modelmesh.interfaces.observability import EventType, Severity
 from modelmesh.statistics import StatsScope
-from modelmesh_cdk.testing import answer, fail, pieces
+from modelmesh_cdk.testing import answer, fail, hang, pieces
 
 Build = Callable[..., Any]
 DEBUG = {"tracing": {"min_severity": "debug"}}
@@ -275,3 +275,40 @@ def test_an_unknown_price_is_no_price(build: Build) -> None:
     assert reply.metadata["receipt"].attempts[0].cost is None
     assert (reply.metadata["receipt"].cost, world.state("a").cost_accumulated) == (0.0, 0.0)
     assert world.seen().logs[0].cost is None
+
+
+# --- callers in a hurry -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("history", "answered_ago", "counted"),
+    [([5.0, 5.0, 0.0], 1.0, 0), ([], 1.0, 1), ([0.0, 0.0, 5.0], 1.0, 1), ([5.0], 61.0, 1)],
+    ids=["usually slower", "never answered", "usually there by then", "silent for a while"],
+)
+@pytest.mark.parametrize("kind", ["plain", "streamed"])
+def test_a_deadline_too_short_for_the_model_is_not_its_failure(
+    build: Build, kind: str, history: list[float], answered_ago: float, counted: int
+) -> None:
+    """Unless it has answered nobody for a while, or would have been there by then: then it may hang."""
+    world = build(a=[hang()], b=[])
+    state = world.state("a")
+    state.latency_history, state.last_request = history, world.clock.time() - answered_ago
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+
+    async def read() -> None:
+        async for _ in world.router.execute_stream("chat", body, metadata={"deadline": 0.02}):
+            pass
+
+    world.ask(deadline=0.02) if kind == "plain" else world.run(read())
+
+    assert (state.failure_count, world.calls("b")) == (counted, 1)
+
+
+def test_a_models_own_clock_counts_however_recently_it_answered(build: Build) -> None:
+    """The configuration says how long is too long."""
+    world = build(a=[hang()], b=[], timeouts={"total": 0.02})
+    world.state("a").latency_history, world.state("a").last_request = [5.0], world.clock.time()
+
+    world.ask(deadline=10.0)
+
+    assert world.state("a").failure_count == 1
