@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from modelmesh.config.models import Configuration
+from modelmesh.config.normalise import other_spellings
 from modelmesh.config.reader import Document, KeyPath, dotted
 from modelmesh.errors import Problem, unknown_name
 
@@ -158,6 +159,9 @@ def unknown_key(path: KeyPath, known: Iterable[str], *, limit: int = 12) -> str:
     """
     key, known = str(path[-1]), sorted(known)
     if not get_close_matches(key, known, n=1, cutoff=0.8):
+        other = get_close_matches(key, other_spellings(path), n=1, cutoff=0.8)
+        if other:
+            return f"unknown key {key!r}; did you mean {other[0]!r}?; remove or correct it"
         places = _places(key, str(path[0]))
         if 0 < len(places) <= _MANY:
             return f"unknown key {key!r}; did you mean {' or '.join(places)}?; move or correct it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelmesh.config.reader import Document, KeyPath, dotted
-from modelmesh.errors import Problem
+from modelmesh.errors import Problem, unknown_name
 
 Move = tuple[str, str]
 """From where to where, as dotted paths below a section; ``*`` at the end of the first lifts every key under it."""
@@ -61,6 +61,24 @@ _DOTTED = ("provider.execution.", "secret-store.resolution.", "storage.persisten
 """What other documents write as one key; written so, it means the same as nested."""
 
 
+_WRAPPERS = ("rotation", "secret-store", "persistence")
+"""Keys of other spellings that hold nothing of their own: what is left in one was misspelt there."""
+
+
+def other_spellings(path: KeyPath) -> list[str]:
+    """Return the keys of other spellings that may stand where a path ends, for hints."""
+    section = str(path[0])
+    if len(path) == 1 or (section not in _SECTIONS and section not in _ENTRIES):
+        moves, outer = _ROOT, tuple(path[:-1])
+    elif section in _SECTIONS:
+        moves, outer = _SECTIONS[section], tuple(path[1:-1])
+    else:
+        moves, outer = _ENTRIES[section], tuple(path[2:-1])
+    olds = [tuple(old.split(".")) for old, _ in moves]
+    found = {old[len(outer)] for old in olds if old[: len(outer)] == outer and len(old) > len(outer)}
+    return sorted(found - {"*"})
+
+
 def normalise(document: Document) -> list[Problem]:
     """Rewrite other spellings in place; return those that are given twice with different values."""
     rewriting = _Rewriting(document)
@@ -91,6 +109,12 @@ class _Rewriting:
                 self._put(base, tuple(key.split(".")), here.pop(key), (*base, key))
         for old, new in moves:
             self._move(base, here, tuple(old.split(".")), tuple(new.split(".")) if new else ())
+        for wrapper in _WRAPPERS:
+            if isinstance(here.get(wrapper), dict) and wrapper in other_spellings((*base, wrapper)):
+                for key in here.pop(wrapper):
+                    path = (*base, wrapper, key)
+                    said = unknown_name("key", key, other_spellings(path)) + "; remove or correct it"
+                    self.problems.append(self._document.problem(path, said))
 
     def _move(self, base: KeyPath, here: dict[str, Any], old: KeyPath, new: KeyPath) -> None:
         lifted = old[-1] == "*"

@@ -7,6 +7,7 @@ those of the settings beside them that it knows.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 from modelmesh.config.explain import written_keys
@@ -61,10 +62,23 @@ class _Observability:
             try:
                 full = self._desk.connectors.resolve_id("observability", key)
             except UnknownConnectorError:
+                if isinstance(value, dict):
+                    self._misspelt_sink(key)
                 continue
             if value is None or isinstance(value, dict):
                 del self._section[key]
                 self._sinks[full] = ((*_BASE, key), value or {})
+
+    def _misspelt_sink(self, key: str) -> None:
+        """Note and take out a section that is named nearly like a connector."""
+        from modelmesh.plugins import KINDS
+
+        known = [*self._desk.connectors.load_all("observability"), *KINDS["observability"].aliases]
+        short = {name.removeprefix("modelmesh.").rsplit(".v", 1)[0] for name in known}
+        if get_close_matches(key, short, n=1, cutoff=0.8) and not get_close_matches(key, _PARTS, n=1, cutoff=0.8):
+            del self._section[key]
+            said = unknown_name("key", key, sorted({*short, *written_keys(ObservabilityConfig)}))
+            self._desk.add((*_BASE, key), f"{said}; remove or correct it")
 
     def _part(self, name: str, part: dict[str, Any]) -> None:
         path: KeyPath = (*_BASE, name)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from modelmesh.config.explain import problems_of, unknown_key
-from modelmesh.config.not_yet import NOT_YET_SETTINGS, REFUSAL
+from modelmesh.config.not_yet import NOT_YET_SETTINGS, REFUSAL, refusals
 from modelmesh.config.reader import Document, KeyPath
 from modelmesh.config.secrets import SecretResolver
 from modelmesh.errors import ConfigurationError, Problem, SecretNotFoundError, UnknownConnectorError
@@ -115,7 +115,8 @@ class Desk:
         for path, values in layers:
             for key, value in values.items():
                 if key not in known and key in NOT_YET_SETTINGS[kind]:
-                    self.add((*path, key), REFUSAL)
+                    for where, message in refusals(NOT_YET_SETTINGS[kind][key], value, (*path, key)):
+                        self.add(where, message)
                 elif model is None:
                     self.add((*path, key), f"{subject} has no setting {key!r}; remove it")
                 else:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from modelmesh.config.normalise import normalise
+from modelmesh.config.explain import unknown_key
+from modelmesh.config.normalise import normalise, other_spellings
 from modelmesh.config.reader import Document, read_text
 
 PROVIDERS = [
@@ -110,6 +111,41 @@ def test_two_spellings_with_different_values_are_an_error(text: str, path: str, 
 
     assert problem.path == path
     assert f"says otherwise than {flat}" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "meant"),
+    [
+        ("pools: {p: {rotation: {polcy: x}}}", "pools.p.rotation.polcy", "policy"),
+        ("pools: {p: {rotation: {deactivaton: {retry_limit: 1}}}}", "pools.p.rotation.deactivaton", "deactivation"),
+        ("storage: {persistance: {sync_policy: p}}", None, None),
+        ("secret-store: {resoluton: {cache_ttl: 1s}}", "secret-store.resoluton", "resolution"),
+    ],
+    ids=["policy", "deactivation", "outer", "resolution"],
+)
+def test_what_is_misspelt_in_another_spelling_is_named_there(text: str, path: str | None, meant: str | None) -> None:
+    """Rather than the mapping around it; a misspelt mapping is left to validation, which names it."""
+    found = normalise(read_text(text))
+
+    assert [problem.path for problem in found] == ([] if path is None else [path])
+    assert meant is None or f"did you mean {meant!r}" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (("pools", "p", "retry", "non_retryble"), "non_retryable"),
+        (("pools", "p", "hierarchy_nod"), "hierarchy_node"),
+        (("providers", "p", "conig"), "config"),
+        (("secrets", "file_pat"), "file_path"),
+        (("stat",), "state"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_spellings_are_known_where_they_may_stand(path: tuple[str, ...], expected: str) -> None:
+    """So that a misspelt one is named with the one that was meant."""
+    assert expected in other_spellings(path)
+    assert f"did you mean {expected!r}" in unknown_key(path, ["something-else"])
 
 
 def test_two_spellings_with_the_same_value_are_none() -> None:
