@@ -142,11 +142,21 @@ class Estimate:
         tokens: Input and output.
         nano_usd: Their price; None where it is not known.
         is_bounded: Whether it is the most there can be, since the caller limited the output; otherwise a guess.
+        least_tokens: Input alone.
+        least_nano_usd: The price of a request that gets no output.
     """
 
     tokens: int
     nano_usd: int | None
     is_bounded: bool
+    least_tokens: int = 0
+    least_nano_usd: int = 0
+
+    def least(self, limit: Limit) -> int:
+        """Return what it takes at any rate, in a limit's unit."""
+        if limit.unit == "tokens":
+            return self.least_tokens
+        return self.of(limit) if self.nano_usd is None else self.least_nano_usd
 
     def of(self, limit: Limit) -> int:
         """Return it in a limit's unit."""
@@ -285,15 +295,17 @@ class Limits:
         return replace(verdict, retry_after=HELD_SECONDS) if is_held else verdict
 
     async def _claim(self, call: Call, hold: Hold, claims: list[Claim]) -> Verdict:
-        """Reserve; a request that nobody bounded takes what is left of a window rather than nothing."""
+        """Reserve; a request that nobody bounded takes what is left of a window, if that pays for its input."""
         lease = self._lease(call)
         verdict = await hold.ledger.reserve(hold.reservation, claims, lease=lease)
         for _ in claims:
             if verdict.granted or hold.estimate.is_bounded or not verdict.available:
                 break
             place = next(place for place, claim in enumerate(claims) if claim.account == verdict.account)
-            refused = claims[place]
-            if not isinstance(refused, WindowClaim) or hold.accounts[place][0].unit == "requests":
+            refused, limit = claims[place], hold.accounts[place][0]
+            if not isinstance(refused, WindowClaim) or limit.unit == "requests":
+                break
+            if verdict.available < hold.estimate.least(limit):
                 break
             claims[place] = replace(refused, amount=verdict.available)
             verdict = await hold.ledger.reserve(hold.reservation, claims, lease=lease)
@@ -502,10 +514,11 @@ def estimated(payload: Mapping[str, Any], member: Member) -> Estimate:
         asked = min(declared or UNKNOWN_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS) if "messages" in payload else 0
     tokens_out = asked * answers if isinstance(answers, int) and answers > 0 else asked
     pricing: ModelPricing | None = member.model.definition.pricing
-    cost = None
+    cost, least = None, 0
     if pricing is not None:
         cost = ceil(round(pricing.cost(TokenUsage(tokens_in, tokens_out)) * NANO_USD, 3))
-    return Estimate(tokens_in + tokens_out, cost, is_bounded)
+        least = ceil(round(pricing.cost(TokenUsage(tokens_in, 0)) * NANO_USD, 3))
+    return Estimate(tokens_in + tokens_out, cost, is_bounded, tokens_in, least)
 
 
 def _busy(member: Member) -> ProviderError | None:

@@ -38,12 +38,13 @@ class World:
     def __init__(self, providers: dict[str, dict[str, Any]], **pool: Any) -> None:
         self.clock = FakeClock(time=NOON, auto_advance=True)
         self.providers = {name: each.pop("instance", None) or ScriptedProvider([]) for name, each in providers.items()}
+        prices = {name: each.pop("pricing", PRICE) for name, each in providers.items()}
         self.mesh = ModelMesh(clock=self.clock, random=FakeRandom(), environ={})
         self.mesh.initialize(
             {
                 "providers": {name: {"instance": self.providers[name], **each} for name, each in providers.items()},
                 "models": {
-                    f"{name}-model": {"provider": name, "capabilities": ["chat-completion"], "pricing": PRICE}
+                    f"{name}-model": {"provider": name, "capabilities": ["chat-completion"], "pricing": prices[name]}
                     for name in providers
                 },
                 "pools": {"chat-completion": pool},
@@ -157,6 +158,29 @@ def test_a_smaller_request_still_fits_a_budget_that_a_large_one_would_pass(world
         here.ask(max_tokens=500)
 
     assert here.ask(max_tokens=50) == "paid-model"
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [
+        {"budget": {"daily_limit": 0.055}, "pricing": {"per_request": 0.01}},
+        {"budget": {"daily_limit": 0.055}, "pricing": {"input_per_1k_tokens": 1.0}},
+        {"quota": {"tokens": 55}},
+    ],
+    ids=["price of a request", "price of input", "tokens of input"],
+)
+def test_what_is_left_is_not_taken_by_a_request_whose_input_alone_would_pass_it(
+    world: Make, limited: dict[str, Any]
+) -> None:
+    """Output that nobody bounded may be cut short by chance; what goes in is known before it is sent."""
+    here = world(
+        {"paid": {**limited, "instance": ScriptedProvider(default=answer(prompt_tokens=10, tokens=0))}, "b": {}}
+    )
+
+    answered = [here.ask() for _ in range(8)]
+
+    assert answered == ["paid-model"] * 5 + ["b-model"] * 3
+    assert all(row.spent <= row.limit for row in here.mesh.get_quota())
 
 
 def test_on_budget_exceeded_error_tells_the_caller_at_once(world: Make) -> None:
