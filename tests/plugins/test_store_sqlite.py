@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
@@ -136,6 +137,32 @@ def test_a_damaged_page_is_told(path: Path) -> None:
 
     with pytest.raises(StateStoreError, match="is damaged; move it aside to begin anew"):
         use(path, spend)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.6, 0.99], ids=lambda share: f"{share:.0%} kept")
+def test_a_log_that_was_cut_leaves_books_of_an_earlier_moment(path: Path, tmp_path: Path, kept: float) -> None:
+    """F31: what a machine without power did not write is missing from the end; what is there adds up and goes on."""
+    cut = tmp_path / "after" / path.name
+    cut.parent.mkdir()
+
+    async def lose_power(store: SQLiteStateStore) -> None:
+        await store.save("key", b"data")
+        for number in range(20):
+            await store.reserve(f"{number}", [WindowClaim("money", 1, 100, 3_600.0)], lease=60.0)
+        log = Path(f"{path}-wal").read_bytes()
+        shutil.copy(path, cut)
+        Path(f"{cut}-wal").write_bytes(log[: int(len(log) * kept)])
+
+    async def go_on(store: SQLiteStateStore) -> tuple[int, int]:
+        before = (await money(store)).reserved
+        await store.reserve("next", [WindowClaim("money", 1, 100, 3_600.0)], lease=60.0)
+        return before, (await money(store)).reserved
+
+    use(path, lose_power)
+    before, after = use(cut, go_on)
+
+    assert 0 <= before < 20
+    assert after == before + 1
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
