@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -71,40 +73,49 @@ async def one(mesh: ModelMesh, number: int) -> None:
         pass
 
 
-def too_many_wait(mesh: ModelMesh) -> bool:
-    """Whether sinks lag behind."""
-    return any(counts.waiting > WAITING for counts in mesh.delivery_counts().values())
+def waiting(mesh: ModelMesh) -> int:
+    """Return how many records wait for their sink."""
+    return sum(counts.waiting for counts in mesh.delivery_counts().values())
 
 
-async def measure_memory(requests: int, *, observed: bool) -> None:
-    """Send so many requests, some at a time, and print what stayed."""
+async def send(mesh: ModelMesh, numbers: Iterator[int]) -> None:
+    """Send these requests, some at a time, until every record of them is written."""
+
+    async def worker() -> None:
+        for number in numbers:
+            await one(mesh, number)
+            await asyncio.sleep(0)  # a simulator without latency never lets the loop come round, unlike a network
+            while waiting(mesh) > WAITING:  # noqa: ASYNC110 (the sink works in a thread and tells nobody)
+                await asyncio.sleep(0.001)
+
+    await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
+    while waiting(mesh):  # noqa: ASYNC110 (as above)
+        await asyncio.sleep(0.001)
+
+
+async def measure_memory(requests: int, *, observed: bool) -> dict[str, float]:
+    """Send so many requests, print what stayed, and return it."""
     with tempfile.TemporaryDirectory() as folder:
         mesh = mesh_of(folder, observed=observed)
-        numbers = iter(range(requests))
-        done = 0
-        samples: list[tuple[int, int]] = []
+        samples: list[tuple[int, int, int]] = []
         every = max(1, requests // SAMPLES)
-
-        async def worker() -> None:
-            nonlocal done
-            for number in numbers:
-                await one(mesh, number)
-                await asyncio.sleep(0)  # a simulator without latency never lets the loop come round, unlike a network
-                while too_many_wait(mesh):  # noqa: ASYNC110 (the sink works in a thread and tells nobody)
-                    await asyncio.sleep(0.001)
-                done += 1
-                if done % every == 0:
-                    gc.collect()
-                    samples.append((done, resident()))
-
-        await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
-        warm = [sample for sample in samples if sample[0] >= requests // 10]
-        more = (warm[-1][1] - warm[0][1]) / 1e6
-        print(f"requests                     {done:12,}   {'all four kinds of records to a file' if observed else ''}")
-        print(f"slope after warm-up          {slope(warm):12.3f} B a request   (goal: ≤ 1)")
-        print(f"end over warm start          {more:12.2f} MB   (goal: ≤ 20)")
-        print(f"resident at the end          {warm[-1][1] / 1e6:12.1f} MB")
+        for done in range(every, requests + 1, every):
+            await send(mesh, iter(range(done - every, done)))
+            gc.collect()
+            samples.append((done, resident(), sys.getallocatedblocks()))
         await mesh.ashutdown()
+    warm = [sample for sample in samples if sample[0] >= requests // 10]
+    found = {
+        "slope": slope([(done, memory) for done, memory, _ in warm]),
+        "more": (warm[-1][1] - warm[0][1]) / 1e6,
+        "kept": slope([(done, blocks) for done, _, blocks in warm]),
+    }
+    print(f"requests                     {done:12,}   {'all four kinds of records to a file' if observed else ''}")
+    print(f"slope after warm-up          {found['slope']:12.3f} B a request   (goal: ≤ 1)")
+    print(f"end over warm start          {found['more']:12.2f} MB   (goal: ≤ 20)")
+    print(f"pieces of memory kept        {found['kept']:12.4f} a request   (goal: ≤ 0.01)")
+    print(f"resident at the end          {warm[-1][1] / 1e6:12.1f} MB")
+    return found
 
 
 def slope(samples: list[tuple[int, int]]) -> float:
@@ -169,8 +180,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="how many (100,000)")
     parser.add_argument("--observed", action="store_true", help="write all four kinds of records to a file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what stayed there, and time no callbacks")
     asked = parser.parse_args()
-    asyncio.run(measure_memory(asked.requests, observed=asked.observed))
+    found = asyncio.run(measure_memory(asked.requests, observed=asked.observed))
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(found), encoding="utf-8")
+        return
     asyncio.run(measure_callbacks(observed=asked.observed))
 
 
