@@ -299,10 +299,16 @@ class PluginHost:
         """Offer a connector class without a package, to this mesh only.
 
         Raises:
-            ConfigurationError: The ID is taken (and ``replace`` is false), or the class lacks methods of its kind.
+            ConfigurationError: The ID is taken (and ``replace`` is false), or it is no class, or one that lacks methods of its
+                kind.
         """
         if not replace and connector_id in self.known_ids(kind):
             raise ConfigurationError(f"{KINDS[kind].singular} {connector_id!r} exists already; pass replace=True")
+        if not isinstance(connector, type):
+            raise ConfigurationError(
+                f"{connector_id!r} has to be a class; an object of type {type(connector).__name__} goes into the"
+                " configuration, as its instance"
+            )
         missing = _missing_methods(KINDS[kind], connector)
         if missing:
             raise ConfigurationError(f"{connector.__name__} cannot be a {KINDS[kind].singular}: it lacks {missing}")
@@ -519,7 +525,9 @@ def _slug(connector_id: str) -> str:
 
 
 def _missing_methods(spec: KindSpec, cls: type[Any]) -> str:
-    return ", ".join(name for name in spec.methods if not callable(getattr(cls, name, None)))
+    left = getattr(cls, "__abstractmethods__", frozenset())
+    names = [name for name in spec.methods if name in left or not callable(getattr(cls, name, None))]
+    return ", ".join([*names, *sorted(left - set(names))])
 
 
 def _bad_offer(plugin: Plugin, spec: KindSpec, offered: object) -> PluginProblem | None:

@@ -11,6 +11,8 @@ from modelmesh import CompletionRequest, ModelMesh
 from modelmesh.errors import ConfigurationError, PluginError, UnknownConnectorError
 from modelmesh.interfaces.observability import Severity
 from modelmesh.plugins import PluginHost
+from modelmesh_cdk import BaseProvider, BaseProviderConfig
+from modelmesh_cdk.testing import ScriptedProvider
 
 
 class Site(Protocol):
@@ -458,6 +460,22 @@ def test_a_class_that_is_not_of_its_kind_is_refused(host: PluginHost) -> None:
     """The message names the methods that are missing."""
     with pytest.raises(ConfigurationError, match=r"Handmade cannot be a strategy: it lacks select, peek, rank, score"):
         host.register("strategies", "me.mine.v1", Handmade)
+
+
+def test_a_class_that_leaves_a_method_of_its_base_open_is_refused(host: PluginHost) -> None:
+    """Otherwise a misspelt name is found only when somebody builds it, as a TypeError without words."""
+
+    class Misspelt(BaseProvider[BaseProviderConfig]):
+        async def complet(self) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"Misspelt cannot be a provider: it lacks complete$"):
+        host.register("providers", "me.mine.v1", Misspelt)
+
+
+def test_an_object_in_place_of_a_class_is_told_where_it_goes(host: PluginHost) -> None:
+    """Ready-made connectors are named in the configuration."""
+    with pytest.raises(ConfigurationError, match="has to be a class; an object of type ScriptedProvider goes into"):
+        host.register("providers", "me.mine.v1", ScriptedProvider([]))
 
 
 # --- the mesh's life ------------------------------------------------------------------
