@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ NAME = "provider.invalid"
 
 
 @pytest.fixture
-def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], str]], None]]:
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], str]], None]:
     """Looks the name up as it is told; there is no other way to a name that changes without a server for names."""
     look_up = socket.getaddrinfo
 
@@ -25,7 +25,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
-    yield resolve
+    return resolve
 
 
 def test_a_lookup_that_hangs_runs_into_the_clock_of_connecting(world: Any, resolver: Any) -> None:

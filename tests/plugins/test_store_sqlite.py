@@ -145,10 +145,13 @@ def test_a_log_that_was_cut_leaves_books_of_an_earlier_moment(path: Path, tmp_pa
     cut = tmp_path / "after" / path.name
     cut.parent.mkdir()
 
-    async def lose_power(store: SQLiteStateStore) -> None:
+    async def fill(store: SQLiteStateStore) -> None:
         await store.save("key", b"data")
         for number in range(20):
             await store.reserve(f"{number}", [WindowClaim("money", 1, 100, 3_600.0)], lease=60.0)
+        lose_power()
+
+    def lose_power() -> None:
         log = Path(f"{path}-wal").read_bytes()
         shutil.copy(path, cut)
         Path(f"{cut}-wal").write_bytes(log[: int(len(log) * kept)])
@@ -158,7 +161,7 @@ def test_a_log_that_was_cut_leaves_books_of_an_earlier_moment(path: Path, tmp_pa
         await store.reserve("next", [WindowClaim("money", 1, 100, 3_600.0)], lease=60.0)
         return before, (await money(store)).reserved
 
-    use(path, lose_power)
+    use(path, fill)
     before, after = use(cut, go_on)
 
     assert 0 <= before < 20
