@@ -299,8 +299,7 @@ class PluginHost:
         """Offer a connector class without a package, to this mesh only.
 
         Raises:
-            ConfigurationError: The ID is taken (and ``replace`` is false), or it is no class, or one that lacks methods of its
-                kind.
+            ConfigurationError: The ID is taken (and ``replace`` is false), or this is no class of the kind.
         """
         if not replace and connector_id in self.known_ids(kind):
             raise ConfigurationError(f"{KINDS[kind].singular} {connector_id!r} exists already; pass replace=True")
