@@ -7,43 +7,27 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier
-from psycopg.types.json import Jsonb
 
 from modelmesh.errors import StateStoreError
 from modelmesh_cdk.batches import Batches
 from modelmesh_plugins.state_stores.postgres.config import PostgresConfig
+from modelmesh_plugins.state_stores.postgres.exchange import Connection
 from modelmesh_plugins.state_stores.postgres.failures import AGAIN, failure, state_of
-from modelmesh_plugins.state_stores.postgres.lane import Connection, Lane
+from modelmesh_plugins.state_stores.postgres.lane import Lane
 from modelmesh_plugins.state_stores.postgres.listener import Listener
+from modelmesh_plugins.state_stores.postgres.postings import Posting, answers, prepared, statement
+
+Result = TypeVar("Result")
 
 CLOSING_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
 """How often what nobody needs any more is removed."""
 TRIES = 8
 """How often a transaction is tried that others' changes keep from being made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """One operation on the books.
-
-    Attributes:
-        operation: As the server's function takes it.
-        windows: Window accounts it claims on.
-        rates: Rate accounts it claims on.
-        closing: Reservation it settles or releases.
-        repeatable: Whether carrying it out twice does what once does.
-    """
-
-    operation: tuple[Any, ...]
-    windows: tuple[str, ...] = ()
-    rates: tuple[str, ...] = ()
-    closing: str = ""
-    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +45,9 @@ class Database:
     def __init__(self, config: PostgresConfig) -> None:
         self._config = config
         self._place = config.place()
-        schema = Identifier(config.schema_name)
-        self._ledger_call = SQL("SELECT {}.ledger(%s, %s::text[], %s::text[], %s::text[])").format(schema)
-        self._sweep_call = SQL("SELECT {}.sweep()").format(schema)
-        self._books = Lane(config)
+        self._sweep_call = SQL("SELECT {}.sweep()").format(Identifier(config.schema_name))
+        statements = prepared(config.schema_name)
+        self._books = Lane(config, prepare=lambda connection: connection.execute(statements))
         self._records = [Lane(config) for _ in range(config.connections)]
         self._postings: Batches[Posting, Any] = Batches(self._post)
         self._queries: Batches[Query, Any] = Batches(self._query, limit=1, lanes=config.connections)
@@ -108,27 +91,16 @@ class Database:
     # --- the books ------------------------------------------------------------------------------
 
     async def _post(self, batch: Sequence[Posting]) -> Sequence[Any]:
-        await self._sweep()
-        values = (
-            Jsonb([posting.operation for posting in batch]),
-            sorted({account for posting in batch for account in posting.windows}),
-            sorted({account for posting in batch for account in posting.rates}),
-            sorted({posting.closing for posting in batch if posting.closing}),
-        )
-
-        async def call(connection: Connection) -> Sequence[Any]:
-            row = await (await connection.execute(self._ledger_call, values)).fetchone()
-            assert row is not None  # a function returns a row
-            return cast("Sequence[Any]", row[0])
-
+        if asyncio.get_running_loop().time() >= self._sweep_at:
+            await self._sweep()
+        name, values = statement(batch)
         repeatable = all(posting.repeatable for posting in batch)
-        answers: Sequence[Any] = await self._persist(self._books, call, repeatable)
-        return answers
+        within = self._config.timeout
+        value = await _persist(lambda: self._books.call(name, values, within=within, repeatable=repeatable))
+        return answers(name, value)
 
     async def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now < self._sweep_at:
-            return
         # Many processes sweep the same: not all at the same time.
         first = not self._sweep_at
         self._sweep_at = now + SWEEP_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
@@ -150,17 +122,19 @@ class Database:
 
         lane = self._records.pop()  # as many as batches are out at most
         try:
-            return [await self._persist(lane, ask, query.repeatable)]
+            within = self._config.timeout
+            return [await _persist(lambda: lane.run(ask, within=within, repeatable=query.repeatable))]
         finally:
             self._records.append(lane)
 
-    async def _persist(self, lane: Lane, work: Callable[[Connection], Awaitable[Any]], repeatable: bool) -> Any:
-        """Do a transaction, again if others' changes kept it from being made."""
-        for attempt in range(1, TRIES + 1):
-            try:
-                return await lane.run(work, within=self._config.timeout, repeatable=repeatable)
-            except psycopg.Error as error:
-                if state_of(error) not in AGAIN or attempt == TRIES:
-                    raise
-                await asyncio.sleep(random.uniform(0.0, 0.001 * 2**attempt))  # noqa: S311 (jitter)
-        raise AssertionError
+
+async def _persist(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Do a transaction, again if others' changes kept it from being made."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            return await work()
+        except psycopg.Error as error:
+            if state_of(error) not in AGAIN or attempt == TRIES:
+                raise
+            await asyncio.sleep(random.uniform(0.0, 0.001 * 2**attempt))  # noqa: S311 (jitter)
+    raise AssertionError

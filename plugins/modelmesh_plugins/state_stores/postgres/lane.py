@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import select
-import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 import psycopg
 
 from modelmesh_plugins.state_stores.postgres.config import PostgresConfig
+from modelmesh_plugins.state_stores.postgres.exchange import Connection, cut, exchange
 from modelmesh_plugins.state_stores.postgres.failures import NOT_DONE, state_of
 from modelmesh_plugins.state_stores.postgres.migrations import migrate
 
-Connection: TypeAlias = psycopg.AsyncConnection[Any]
 Result = TypeVar("Result")
 
 LONGEST_STATEMENT = 10.0
@@ -28,14 +26,20 @@ class Lane:
 
     Args:
         config: The store's settings.
-        prepared: Called once for each new connection, after the schema was seen to; makes it listen.
+        prepare: Called once for each new connection, after the schema was seen to.
+        listens: Whether the connection is told of things unasked.
     """
 
     def __init__(
-        self, config: PostgresConfig, *, prepared: Callable[[Connection], Awaitable[object]] | None = None
+        self,
+        config: PostgresConfig,
+        *,
+        prepare: Callable[[Connection], Awaitable[object]] | None = None,
+        listens: bool = False,
     ) -> None:
         self._config = config
-        self._prepared = prepared
+        self._prepare = prepare
+        self._listens = listens
         self._connection: Connection | None = None
 
     async def run(self, work: Callable[[Connection], Awaitable[Result]], *, within: float, repeatable: bool) -> Result:
@@ -49,9 +53,20 @@ class Lane:
         Raises:
             psycopg.Error: The server refused; or OSError, TimeoutError.
         """
+        return await self._tried(lambda connection: _limited(connection, work, within), repeatable)
+
+    async def call(self, name: bytes, values: Sequence[bytes | None], *, within: float, repeatable: bool) -> bytes:
+        """Return the one value of a statement that ``prepare`` prepared; otherwise as `run`."""
+        return await self._tried(lambda connection: exchange(connection, name, values, within=within), repeatable)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._drop()
+
+    async def _tried(self, work: Callable[[Connection], Awaitable[Result]], repeatable: bool) -> Result:
         connection, fresh = await self._connected()
         try:
-            return await _limited(connection, work, within)
+            return await work(connection)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not is_broken(connection):
                 raise
@@ -59,19 +74,14 @@ class Lane:
             if fresh or not (repeatable or state_of(error) in NOT_DONE):
                 raise
         connection, _ = await self._connected()
-        return await _limited(connection, work, within)
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._drop()
+        return await work(connection)
 
     async def _connected(self) -> tuple[Connection, bool]:
         """Return the connection, and whether it was opened just now."""
         if self._connection is not None:
-            # While nothing is asked nothing is to come: what did is the end of the connection. One that listens is
-            # told of things unasked, and shows its end when it is used.
-            listens = self._prepared is not None
-            if not is_broken(self._connection) and (listens or not _has_something(self._connection)):
+            # While nothing is asked nothing is to come: what did is the end of the connection. One that listens shows
+            # its end when it is used.
+            if not is_broken(self._connection) and (self._listens or not _has_something(self._connection)):
                 return self._connection, False
             await self._drop()
         async with asyncio.timeout(self._config.connect_timeout):
@@ -79,18 +89,22 @@ class Lane:
                 **{"application_name": "modelmesh", **self._config.options()}, autocommit=True
             )
         try:
-            await _limited(connection, self._prepare, self._config.connect_timeout)
+            await _limited(connection, self._begin, self._config.connect_timeout)
         except BaseException:
             await connection.close()
             raise
         self._connection = connection
         return connection, True
 
-    async def _prepare(self, connection: Connection) -> None:
+    async def _begin(self, connection: Connection) -> None:
+        # Plans are made while the tables are small, and kept: they have to go by the indexes from the beginning. An
+        # older server thinks that so dear where there is no index that it would compile the statement.
         await connection.execute(
             "SELECT set_config('synchronous_commit', %s, false), set_config('statement_timeout', %s, false),"
             " set_config('idle_in_transaction_session_timeout', %s, false),"
-            " set_config('default_transaction_isolation', 'read committed', false)",
+            " set_config('default_transaction_isolation', 'read committed', false),"
+            " set_config('client_encoding', 'UTF8', false),"
+            " set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)",
             (
                 "on" if self._config.synchronous_commit else "off",
                 f"{int(LONGEST_STATEMENT * 1_000)}",
@@ -98,8 +112,8 @@ class Lane:
             ),
         )
         await migrate(connection, self._config.schema_name)
-        if self._prepared is not None:
-            await self._prepared(connection)
+        if self._prepare is not None:
+            await self._prepare(connection)
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -114,31 +128,22 @@ def is_broken(connection: Connection) -> bool:
 
 
 async def _limited(connection: Connection, work: Callable[[Connection], Awaitable[Result]], within: float) -> Result:
-    """Do the work; cut the connection when it takes too long, or when the caller is cancelled.
-
-    Cancelling psycopg asks the server to stop and waits for its answer, which never comes over a connection that is
-    dead without having been closed. Cutting its socket ends the work at once, whatever it waits for.
-    """
+    """Do the work; cut the connection when it takes too long, or when the caller is cancelled."""
     doing = asyncio.ensure_future(work(connection))
     try:
         done, _ = await asyncio.wait({doing}, timeout=within)
         if not done:
-            _cut(connection)
+            cut(connection)
             await asyncio.wait({doing}, timeout=1.0)
             raise TimeoutError(f"no answer within {within:g} s")
         return doing.result()
     finally:
         if not doing.done():
-            _cut(connection)
+            cut(connection)
             doing.cancel()
             await asyncio.wait({doing}, timeout=1.0)
         elif not doing.cancelled():
             doing.exception()  # it was seen, whether or not it is what is raised
-
-
-def _cut(connection: Connection) -> None:
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
-        end.shutdown(socket.SHUT_RDWR)
 
 
 def _has_something(connection: Connection) -> bool:

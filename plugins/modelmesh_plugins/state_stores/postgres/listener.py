@@ -15,7 +15,8 @@ from psycopg.sql import SQL, Identifier
 from modelmesh.errors import StateStoreError
 from modelmesh_cdk.channels import Channels
 from modelmesh_plugins.state_stores.postgres.config import PostgresConfig
-from modelmesh_plugins.state_stores.postgres.lane import Connection, Lane
+from modelmesh_plugins.state_stores.postgres.exchange import Connection
+from modelmesh_plugins.state_stores.postgres.lane import Lane
 
 LOOK_SECONDS = 0.5
 """How often it is looked whether somebody still listens."""
@@ -66,7 +67,7 @@ class Listener:
 
     async def _listen(self) -> None:
         pause = FIRST_PAUSE
-        lane = Lane(self._config, prepared=self._begin)
+        lane = Lane(self._config, prepare=self._begin, listens=True)
         try:
             while self.channels.listened():
                 with suppress(psycopg.Error, OSError, StateStoreError):

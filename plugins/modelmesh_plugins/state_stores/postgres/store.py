@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 from psycopg.sql import SQL, Composed, Identifier
 from pydantic import BaseModel
 
-from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, RateClaim, Verdict, WindowClaim
+from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Verdict
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
 from modelmesh_cdk.ledger import MICROSECONDS
 from modelmesh_cdk.state_store import BaseStateStore
+from modelmesh_plugins.state_stores.postgres import postings
 from modelmesh_plugins.state_stores.postgres.config import PostgresConfig
-from modelmesh_plugins.state_stores.postgres.database import Database, Posting, Query
+from modelmesh_plugins.state_stores.postgres.database import Database, Query
 from modelmesh_plugins.state_stores.postgres.listener import LARGEST, Listener, notify_channel, written
 
 _LOAD = "SELECT data, version, at FROM {s}.records WHERE key = %s"
@@ -104,40 +105,26 @@ class PostgresStateStore(BaseStateStore[PostgresConfig]):
     # --- books of limits --------------------------------------------------------------------------
 
     async def _reserve(self, reservation: str, claims: Sequence[Claim], lease: float, dispatched: bool) -> Verdict:
-        words = [
-            ("w", each.account, each.amount, each.limit, _microseconds(each.keep))
-            if isinstance(each, WindowClaim)
-            else ("q", each.account, each.amount, each.limit, _microseconds(each.period), each.burst)
-            for each in claims
-        ]
-        answer = await self._database.post(
-            Posting(
-                ("reserve", reservation, _microseconds(lease), dispatched, words),
-                windows=tuple(each.account for each in claims if isinstance(each, WindowClaim)),
-                rates=tuple(each.account for each in claims if isinstance(each, RateClaim)),
-                # A reservation that is there already is granted again.
-                repeatable=True,
-            )
-        )
+        answer = await self._database.post(postings.reservation(reservation, claims, lease, dispatched))
         if answer is True:
             return GRANTED
         account, available, wait = answer
         return Verdict(False, account, int(available), wait / MICROSECONDS if wait is not None else None)
 
     async def _settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
-        return bool(await self._database.post(Posting(("settle", reservation, dict(actual)), closing=reservation)))
+        return bool(await self._database.post(postings.settlement(reservation, actual)))
 
     async def _release(self, reservation: str) -> bool:
-        return bool(await self._database.post(Posting(("release", reservation), closing=reservation)))
+        return bool(await self._database.post(postings.release(reservation)))
 
     async def _balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
-        found = await self._database.post(Posting(("balances", list(accounts)), repeatable=True))
+        found = await self._database.post(postings.balances(accounts))
         return {account: Balance(*map(int, found.get(account, (0, 0)))) for account in accounts}
 
     # --- locks --------------------------------------------------------------------------------------
 
     async def _lock(self, name: str, expires_in: float) -> StoreLock | None:
-        ((fence,),) = await self._query(_LOCK, name, _microseconds(expires_in))
+        ((fence,),) = await self._query(_LOCK, name, postings.microseconds(expires_in))
         return StoreLock(name, fence, expires_in) if fence is not None else None
 
     async def _unlock(self, lock: StoreLock) -> bool:
@@ -175,10 +162,6 @@ class PostgresStateStore(BaseStateStore[PostgresConfig]):
 
     def _named(self, statement: str) -> Composed:
         return SQL(statement).format(s=self._schema)  # one of the constants above
-
-
-def _microseconds(seconds: float) -> int:
-    return int(seconds * MICROSECONDS)
 
 
 def _seconds(microseconds: Any) -> float:

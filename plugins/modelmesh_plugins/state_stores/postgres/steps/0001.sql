@@ -39,12 +39,18 @@ CREATE TABLE {s}.rates (
     period numeric NOT NULL DEFAULT 1
 ) WITH (fillfactor = 50);
 
--- A line is [account, amount, limit, period, when its debt is drained]; of windows the last three are 0.
+-- What is reserved on each account, in the order in which accounts are locked: windows, then rates, each by name. Of
+-- windows burst is 0 and span how long they are kept; of rates span is their period, drained when their debt is.
 CREATE TABLE {s}.reservations (
     id text COLLATE "C" PRIMARY KEY,
     ends_at numeric NOT NULL,
     dispatched boolean NOT NULL,
-    lines jsonb NOT NULL
+    accounts text[] NOT NULL,
+    amounts numeric[] NOT NULL,
+    limits numeric[] NOT NULL,
+    spans numeric[] NOT NULL,
+    bursts numeric[] NOT NULL,
+    drained numeric[] NOT NULL
 );
 
 CREATE INDEX reservations_by_end ON {s}.reservations (ends_at, id);
@@ -72,38 +78,38 @@ END $$;
 
 -- What a rate owes at a moment, counted in another period if need be.
 CREATE FUNCTION {s}.owed(debt numeric, at numeric, counted numeric, moment numeric, drain numeric, period numeric)
-RETURNS numeric LANGUAGE plpgsql IMMUTABLE AS $$
+RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+    SELECT greatest(
+        0,
+        CASE WHEN counted = period THEN debt ELSE div(debt * period + counted - 1, counted) END
+            - greatest(0, moment - at) * drain
+    )
+$$;
+
+-- Whether leases have run out that nobody has ended yet. By the index, from its beginning: with many reservations open,
+-- and statistics old or missing, a plan of the server's choice may read them all.
+CREATE FUNCTION {s}.is_due(moment numeric) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    IF counted <> period THEN
-        debt := div(debt * period + counted - 1, counted);
-    END IF;
-    IF moment > at THEN
-        RETURN greatest(0, debt - (moment - at) * drain);
-    END IF;
-    RETURN debt;
+    PERFORM FROM {s}.reservations WHERE ends_at <= moment ORDER BY ends_at, id LIMIT 1;
+    RETURN FOUND;
 END $$;
 
-CREATE FUNCTION {s}.settle_line(line jsonb, spent_now numeric, moment numeric) RETURNS void LANGUAGE plpgsql AS $$
+-- Give back to a rate what was not used, or take what was used beyond; as of a moment, or now, read under the lock.
+CREATE FUNCTION {s}.settle_rate(
+    named text, amount numeric, spent_now numeric, most numeric, flows numeric, drained_at numeric, moment numeric
+) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    named text := line ->> 0;
-    amount numeric := (line ->> 1)::numeric;
-    most numeric := (line ->> 2)::numeric;
-    flows numeric := (line ->> 3)::numeric;
     rate {s}.rates;
     debt_now numeric;
     back numeric;
 BEGIN
-    IF most = 0 THEN
-        UPDATE {s}.windows AS w
-        SET reserved = w.reserved - amount, spent = w.spent + spent_now, forget_at = greatest(w.forget_at, moment + w.keep)
-        WHERE w.account = named;
-        RETURN;
-    END IF;
-    IF spent_now = amount THEN
-        RETURN;
-    END IF;
-    SELECT * INTO rate FROM {s}.rates WHERE account = named FOR UPDATE;
-    IF NOT FOUND OR rate.at = 0 THEN -- it was forgotten, and perhaps made anew to be locked
+    LOOP
+        SELECT * INTO rate FROM {s}.rates WHERE account = named FOR UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO {s}.rates (account) VALUES (named) ON CONFLICT DO NOTHING;
+    END LOOP;
+    moment := coalesce(moment, {s}.now_us());
+    IF rate.at = 0 THEN -- it was forgotten, and made anew to be locked
         rate := (named, 0, moment, most, flows);
     END IF;
     debt_now := {s}.owed(rate.debt, rate.at, rate.period, moment, rate.drain, rate.period);
@@ -111,51 +117,131 @@ BEGIN
         debt_now := debt_now + div((spent_now - amount) * flows * rate.period, flows);
     ELSE
         -- Only what still weighs on the account flows back: a rate does not save up.
-        back := least((amount - spent_now) * flows, greatest(0, (line ->> 4)::numeric - moment) * most);
+        back := least((amount - spent_now) * flows, greatest(0, drained_at - moment) * most);
         debt_now := greatest(0, debt_now - div(back * rate.period + flows - 1, flows));
     END IF;
-    INSERT INTO {s}.rates VALUES (named, debt_now, moment, rate.drain, rate.period)
-    ON CONFLICT (account) DO UPDATE
-    SET debt = excluded.debt, at = excluded.at, drain = excluded.drain, period = excluded.period;
+    UPDATE {s}.rates SET debt = debt_now, at = moment, drain = rate.drain, period = rate.period WHERE account = named;
 END $$;
 
--- Close a reservation; at the end of its lease, as of that moment, or now at what is told: NULL settles at what was
--- reserved, no account named at all gives everything back.
-CREATE FUNCTION {s}.close(held {s}.reservations, actual jsonb, moment numeric) RETURNS void LANGUAGE plpgsql AS $$
+-- Book what was spent in place of what a closed reservation held; at the end of its lease as of that moment, or now
+-- (ended_at is NULL) at what is told: NULL returns everything, an account not named at all counts as reserved.
+CREATE FUNCTION {s}.book(held {s}.reservations, actual jsonb, ended_at numeric) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    line jsonb;
+    moment numeric := coalesce(ended_at, {s}.now_us());
+    spent_now numeric;
 BEGIN
-    DELETE FROM {s}.reservations WHERE id = held.id;
-    FOR line IN SELECT * FROM jsonb_array_elements(held.lines) LOOP
-        PERFORM {s}.settle_line(
-            line,
-            CASE WHEN actual IS NULL THEN 0 ELSE coalesce((actual ->> (line ->> 0))::numeric, (line ->> 1)::numeric) END,
-            moment
-        );
+    FOR i IN 1 .. cardinality(held.accounts) LOOP
+        spent_now := CASE WHEN actual IS NULL THEN 0
+            ELSE coalesce((actual ->> held.accounts[i])::numeric, held.amounts[i]) END;
+        IF held.bursts[i] = 0 THEN
+            UPDATE {s}.windows AS w
+            SET reserved = w.reserved - held.amounts[i], spent = w.spent + spent_now,
+                forget_at = greatest(w.forget_at, moment + w.keep)
+            WHERE w.account = held.accounts[i];
+        ELSIF spent_now <> held.amounts[i] THEN
+            PERFORM {s}.settle_rate(
+                held.accounts[i], held.amounts[i], spent_now, held.limits[i], held.spans[i], held.drained[i], ended_at
+            );
+        END IF;
     END LOOP;
 END $$;
 
 CREATE FUNCTION {s}.end_lease(held {s}.reservations) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM {s}.close(held, CASE WHEN held.dispatched THEN '{{}}'::jsonb END, held.ends_at);
+    DELETE FROM {s}.reservations WHERE id = held.id;
+    PERFORM {s}.book(held, CASE WHEN held.dispatched THEN '{{}}'::jsonb END, held.ends_at);
 END $$;
 
-CREATE FUNCTION {s}.reserve(wanted text, lease numeric, sent boolean, claims jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+-- Take what is claimed, account by account, until one refuses: then it returns false, and its caller undoes the rest.
+-- Each account is locked, looked at and changed in one statement. is_locked says that all were locked before the moment
+-- was read; otherwise an account that others changed after it refuses.
+CREATE FUNCTION {s}.take(
+    wanted text, lease numeric, sent boolean, accounts text[], amounts numeric[], limits numeric[], spans numeric[],
+    bursts numeric[], moment numeric, is_locked boolean
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    drained numeric[] := '{{}}';
+    drained_at numeric;
+BEGIN
+    FOR i IN 1 .. cardinality(accounts) LOOP
+        IF bursts[i] = 0 THEN
+            UPDATE {s}.windows AS w
+            SET spent = CASE WHEN w.forget_at <= moment AND w.reserved = 0 THEN 0 ELSE w.spent END,
+                reserved = w.reserved + amounts[i],
+                keep = spans[i],
+                forget_at = greatest(w.forget_at, moment + spans[i])
+            WHERE w.account = accounts[i]
+                AND CASE WHEN w.forget_at <= moment AND w.reserved = 0 THEN 0 ELSE w.spent + w.reserved END + amounts[i]
+                    <= limits[i];
+        ELSE
+            UPDATE {s}.rates AS r
+            SET debt = {s}.owed(r.debt, r.at, r.period, moment, limits[i], spans[i]) + amounts[i] * spans[i],
+                at = moment,
+                drain = limits[i],
+                period = spans[i]
+            WHERE r.account = accounts[i]
+                AND {s}.owed(r.debt, r.at, r.period, moment, limits[i], spans[i]) <= (bursts[i] - amounts[i]) * spans[i]
+                AND (is_locked OR r.at <= moment)
+            RETURNING moment + div(r.debt + r.drain - 1, r.drain) INTO drained_at;
+            drained[i] := drained_at;
+        END IF;
+        IF NOT FOUND THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    INSERT INTO {s}.reservations VALUES (
+        wanted, moment + lease, sent, accounts, amounts, limits, spans, bursts, drained
+    );
+    RETURN true;
+END $$;
+
+-- The first claim that is refused, in the order of places: its account, what it could grant, and when it could grant
+-- the claim; NULL if all are granted. The accounts are there, and locked.
+CREATE FUNCTION {s}.refusal(
+    accounts text[], amounts numeric[], limits numeric[], spans numeric[], bursts numeric[], places int[], moment numeric
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    i int;
+    held numeric;
+    excess numeric;
+    rate {s}.rates;
+BEGIN
+    FOREACH i IN ARRAY places LOOP
+        IF bursts[i] = 0 THEN
+            SELECT CASE WHEN w.forget_at <= moment AND w.reserved = 0 THEN 0 ELSE w.spent + w.reserved END INTO held
+            FROM {s}.windows AS w WHERE w.account = accounts[i];
+            IF held + amounts[i] > limits[i] THEN
+                RETURN jsonb_build_array(accounts[i], greatest(0, limits[i] - held), NULL);
+            END IF;
+        ELSE
+            SELECT * INTO rate FROM {s}.rates WHERE account = accounts[i];
+            held := {s}.owed(rate.debt, rate.at, rate.period, moment, limits[i], spans[i]);
+            IF rate.at > moment THEN
+                -- The clock was put back: counting goes on from its new time.
+                UPDATE {s}.rates SET at = moment WHERE account = accounts[i];
+            END IF;
+            excess := held + (amounts[i] - bursts[i]) * spans[i];
+            IF excess > 0 THEN
+                RETURN jsonb_build_array(
+                    accounts[i],
+                    div(greatest(0, bursts[i] * spans[i] - held), spans[i]),
+                    CASE WHEN amounts[i] <= bursts[i] THEN div(excess + limits[i] - 1, limits[i]) END
+                );
+            END IF;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+-- Reserve where all accounts are locked.
+CREATE FUNCTION {s}.reserve(
+    wanted text, lease numeric, sent boolean, accounts text[], amounts numeric[], limits numeric[], spans numeric[],
+    bursts numeric[], places int[]
+) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     moment numeric := {s}.now_us();
     found_one {s}.reservations;
-    claim jsonb;
-    named text;
-    amount numeric;
-    most numeric;
-    flows numeric;
-    burst numeric;
-    held numeric;
-    excess numeric;
-    helds numeric[] := '{{}}';
-    lines jsonb := '[]';
-    place int := 0;
-    rate {s}.rates;
+    refused jsonb;
 BEGIN
     SELECT * INTO found_one FROM {s}.reservations WHERE id = wanted;
     IF FOUND THEN
@@ -164,76 +250,27 @@ BEGIN
         END IF;
         PERFORM {s}.end_lease(found_one);
     END IF;
-    FOR claim IN SELECT * FROM jsonb_array_elements(claims) LOOP
-        named := claim ->> 1;
-        amount := (claim ->> 2)::numeric;
-        most := (claim ->> 3)::numeric;
-        IF claim ->> 0 = 'w' THEN
-            SELECT CASE WHEN w.forget_at <= moment AND w.reserved = 0 THEN 0 ELSE w.spent + w.reserved END INTO held
-            FROM {s}.windows AS w WHERE w.account = named;
-            IF held + amount > most THEN
-                RETURN jsonb_build_array(named, greatest(0, most - held), NULL);
-            END IF;
-        ELSE
-            flows := (claim ->> 4)::numeric;
-            burst := (claim ->> 5)::numeric;
-            SELECT * INTO rate FROM {s}.rates WHERE account = named;
-            held := {s}.owed(rate.debt, rate.at, rate.period, moment, most, flows);
-            IF rate.at > moment THEN
-                -- The clock was put back: counting goes on from its new time.
-                UPDATE {s}.rates SET at = moment WHERE account = named;
-            END IF;
-            excess := held + (amount - burst) * flows;
-            IF excess > 0 THEN
-                RETURN jsonb_build_array(
-                    named,
-                    div(greatest(0, burst * flows - held), flows),
-                    CASE WHEN amount <= burst THEN div(excess + most - 1, most) END
-                );
-            END IF;
-        END IF;
-        helds := helds || held;
-    END LOOP;
-    FOR claim IN SELECT * FROM jsonb_array_elements(claims) LOOP
-        place := place + 1;
-        named := claim ->> 1;
-        amount := (claim ->> 2)::numeric;
-        most := (claim ->> 3)::numeric;
-        flows := (claim ->> 4)::numeric;
-        IF claim ->> 0 = 'w' THEN
-            UPDATE {s}.windows AS w
-            SET spent = CASE WHEN helds[place] = 0 THEN 0 ELSE w.spent END,
-                reserved = w.reserved + amount,
-                keep = flows,
-                forget_at = greatest(w.forget_at, moment + flows)
-            WHERE w.account = named;
-            lines := lines || jsonb_build_array(jsonb_build_array(named, amount, 0, 0, 0));
-        ELSE
-            held := helds[place] + amount * flows;
-            UPDATE {s}.rates SET debt = held, at = moment, drain = most, period = flows WHERE account = named;
-            lines := lines || jsonb_build_array(
-                jsonb_build_array(named, amount, most, flows, moment + div(held + most - 1, most))
-            );
-        END IF;
-    END LOOP;
-    INSERT INTO {s}.reservations VALUES (wanted, moment + lease, sent, lines);
-    RETURN 'true';
+    refused := {s}.refusal(accounts, amounts, limits, spans, bursts, places, moment);
+    IF refused IS NULL THEN
+        PERFORM {s}.take(wanted, lease, sent, accounts, amounts, limits, spans, bursts, moment, true);
+    END IF;
+    RETURN coalesce(refused, 'true');
 END $$;
 
-CREATE FUNCTION {s}.settle(wanted text, actual jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+-- Settle, or release (actual is NULL), a reservation whose lease runs at this moment.
+CREATE FUNCTION {s}.settle(wanted text, actual jsonb, moment numeric) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
-    moment numeric := {s}.now_us();
     held {s}.reservations;
 BEGIN
-    SELECT * INTO held FROM {s}.reservations WHERE id = wanted FOR UPDATE;
+    DELETE FROM {s}.reservations WHERE id = wanted RETURNING * INTO held;
     IF NOT FOUND THEN
         RETURN 'false';
     END IF;
     IF held.ends_at <= moment THEN
-        PERFORM {s}.end_lease(held);
+        PERFORM {s}.book(held, CASE WHEN held.dispatched THEN '{{}}'::jsonb END, held.ends_at);
         RETURN 'false';
     END IF;
-    PERFORM {s}.close(held, actual, moment);
+    PERFORM {s}.book(held, actual, NULL);
     RETURN 'true';
 END $$;
 
@@ -275,7 +312,7 @@ BEGIN
     IF cardinality(closing) > 0 THEN
         PERFORM 1 FROM {s}.reservations WHERE id = ANY (closing) ORDER BY id FOR UPDATE;
     END IF;
-    IF EXISTS (SELECT FROM {s}.reservations WHERE ends_at <= moment) THEN
+    IF {s}.is_due(moment) THEN
         -- Those that others are ending now are theirs; until they have, they count as reserved.
         ended := ARRAY(
             SELECT r FROM {s}.reservations AS r WHERE r.ends_at <= moment ORDER BY r.ends_at, r.id LIMIT 200
@@ -288,12 +325,12 @@ BEGIN
             wanted_rates || coalesce(array_agg(DISTINCT name) FILTER (WHERE NOT is_window AND name <> ALL (wanted_rates)), '{{}}')
         INTO wanted_windows, wanted_rates
         FROM (
-            SELECT line ->> 0 AS name, (line ->> 2)::numeric = 0 AS is_window
+            SELECT line.name, line.burst = 0 AS is_window
             FROM (
-                SELECT jsonb_array_elements(e.lines) AS line FROM unnest(ended) AS e
+                SELECT e.accounts, e.bursts FROM unnest(ended) AS e
                 UNION ALL
-                SELECT jsonb_array_elements(r.lines) FROM {s}.reservations AS r WHERE r.id = ANY (closing)
-            ) AS all_lines
+                SELECT r.accounts, r.bursts FROM {s}.reservations AS r WHERE r.id = ANY (closing)
+            ) AS each, unnest(each.accounts, each.bursts) AS line (name, burst)
         ) AS named;
     END IF;
     PERFORM {s}.hold(wanted_windows, wanted_rates);
@@ -304,12 +341,14 @@ BEGIN
         CASE operation ->> 0
             WHEN 'reserve' THEN
                 answer := {s}.reserve(
-                    operation ->> 1, (operation ->> 2)::numeric, (operation ->> 3)::boolean, operation -> 4
+                    operation ->> 1, (operation ->> 2)::numeric, (operation ->> 3)::boolean,
+                    (operation ->> 4)::text[], (operation ->> 5)::numeric[], (operation ->> 6)::numeric[],
+                    (operation ->> 7)::numeric[], (operation ->> 8)::numeric[], (operation ->> 9)::int[]
                 );
             WHEN 'settle' THEN
-                answer := {s}.settle(operation ->> 1, operation -> 2);
+                answer := {s}.settle(operation ->> 1, operation -> 2, {s}.now_us());
             WHEN 'release' THEN
-                answer := {s}.settle(operation ->> 1, NULL);
+                answer := {s}.settle(operation ->> 1, NULL, {s}.now_us());
             ELSE
                 moment := {s}.now_us();
                 SELECT coalesce(jsonb_object_agg(w.account, jsonb_build_array(w.spent, w.reserved)), '{{}}') INTO answer
@@ -320,6 +359,49 @@ BEGIN
         answers := answers || jsonb_build_array(answer);
     END LOOP;
     RETURN answers;
+END $$;
+
+-- One reservation alone. Most are granted: it is tried as if, and only if it is not, the accounts are locked first.
+CREATE FUNCTION {s}.reserve_alone(
+    wanted text, lease numeric, sent boolean, accounts text[], amounts numeric[], limits numeric[], spans numeric[],
+    bursts numeric[], places int[]
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    moment numeric := {s}.now_us();
+BEGIN
+    IF NOT {s}.is_due(moment) THEN
+        BEGIN
+            IF {s}.take(wanted, lease, sent, accounts, amounts, limits, spans, bursts, moment, false) THEN
+                RETURN 'true';
+            END IF;
+            RAISE no_data_found;
+        EXCEPTION WHEN no_data_found OR unique_violation THEN
+            -- An account is new, refuses, or was changed after the moment; or the reservation is there already.
+        END;
+    END IF;
+    RETURN {s}.ledger(
+        jsonb_build_array(jsonb_build_array(
+            'reserve', wanted, lease, sent, accounts::text, amounts::text, limits::text, spans::text, bursts::text,
+            places::text
+        )),
+        ARRAY(SELECT name FROM unnest(accounts, bursts) AS line (name, burst) WHERE burst = 0),
+        ARRAY(SELECT name FROM unnest(accounts, bursts) AS line (name, burst) WHERE burst > 0),
+        '{{}}'
+    ) -> 0;
+END $$;
+
+-- One settlement alone, or release (actual is NULL).
+CREATE FUNCTION {s}.settle_alone(wanted text, actual jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    moment numeric := {s}.now_us();
+BEGIN
+    IF NOT {s}.is_due(moment) THEN
+        RETURN {s}.settle(wanted, actual, moment);
+    END IF;
+    RETURN {s}.ledger(
+        jsonb_build_array(jsonb_build_array(CASE WHEN actual IS NULL THEN 'release' ELSE 'settle' END, wanted, actual)),
+        '{{}}', '{{}}', ARRAY[wanted]
+    ) -> 0;
 END $$;
 
 -- Forget what nobody needs any more; what is in use is left for the next time.
