@@ -29,7 +29,11 @@ GOALS = {
     "R6": "A stream is an exact beginning of one provider's, and a cut is never taken for an end",
     "R7": "Who goes away is hung up for, and leaves nothing behind",
     "R8": "Every stall ends with its clock",
+    "R9": "Whoever watches harms nobody",
+    "R12": "Requests leave no memory behind",
+    "R14": "Who fails rests, one request tries who returns, and somebody always takes traffic",
     "R15": "What providers answer is understood",
+    "R16": "Nothing holds the event loop",
     "R17": "Clocks that jump, zones that change, machines that sleep",
 }
 
@@ -77,8 +81,9 @@ def page(tables: dict[str, list[tuple[str, str]]], seconds: float) -> str:
         "",
         "Providers are servers on sockets of this machine that fail as they are told (`FaultServer`), asked through",
         "a mesh from a YAML file and `modelmesh.openai-compatible.v1`. R6 is in process but for its samples over",
-        "sockets, R15 is a table, R17 runs on a clock that is set by hand. Every figure is one that a test asserts; a",
-        "run with a single violation writes nothing.",
+        "sockets; R9 and R12 are in process, over the simulator; R14 is against a model of a breaker and over sockets;",
+        "R15 is a table, R16 is the proxy's own loop, R17 runs on a clock that is set by hand. Every figure is one",
+        "that a test asserts; a run with a single violation writes nothing.",
         "",
         "How to read R4: streams are held back to their end there (`on_stream_failure: hold`). By default a stream",
         "that breaks after its first content is an error with the partial text, as R6 has it.",

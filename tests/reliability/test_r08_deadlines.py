@@ -17,7 +17,7 @@ from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import faults
 from modelmesh_cdk.testing.faults import STAY, Pause, RecordedRequest, chunk
 
-CLOCK = 0.15
+CLOCK = 0.1
 """Seconds of the clock that is to run out."""
 LONG = 5.0
 """Seconds of the others."""

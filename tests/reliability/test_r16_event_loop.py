@@ -122,7 +122,7 @@ def test_nothing_holds_the_loop(tmp_path: Path, plugins: PluginHost, figures: An
     from modelmesh_plugins.server.runner import ProxyServer
     from modelmesh_plugins.server.settings import ServerSettings
 
-    seconds = figures.scale(1, 20)
+    seconds = figures.scale(1, 10)
     files = [configuration(tmp_path, number) for number in range(3)]
     rounds: list[list[tuple[float, float]]] = []
     answered = reloads = 0
