@@ -91,11 +91,14 @@ def test_redis_gives_the_reference_answers(redis_server: Any, own_name: str, ste
     asyncio.run(_compare(store, steps, clear, set_clock))
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
 @settings(QUICK, max_examples=60)
 @example(steps=EXAMPLE)
 @given(steps=st.lists(STEPS, max_size=20))
-def test_postgres_gives_the_reference_answers(postgres_server: Any, own_name: str, steps: list[Any]) -> None:
-    """Whatever is reserved, settled, released and awaited, verdicts and balances are those of `Books`."""
+def test_postgres_gives_the_reference_answers(
+    postgres_server: Any, own_name: str, together: bool, steps: list[Any]
+) -> None:
+    """Whatever is reserved, settled, released and awaited, one by one or many at once, the answers are `Books`'."""
     config = postgres.PostgresConfig(
         url=SecretStr(postgres_server.url), schema=own_name, timeout=10.0, synchronous_commit=False
     )
@@ -122,7 +125,7 @@ def test_postgres_gives_the_reference_answers(postgres_server: Any, own_name: st
             await store.close()
 
         asyncio.run(prepare())
-    asyncio.run(_compare(store, steps, clear, set_clock))
+    asyncio.run(_compare(store, steps, clear, set_clock, together=together))
 
 
 _WITH_CLOCK: set[str] = set()
@@ -133,9 +136,20 @@ async def _compare(
     steps: list[Any],
     clear: Callable[[], Awaitable[None]],
     set_clock: Callable[[int], Awaitable[None]],
+    *,
+    together: bool = False,
 ) -> None:
     books, now = Books(), START * 1_000_000
     books._sweep_at = 2**70  # when accounts are swept shows only where limits were changed, and is each store's affair
+    asked: list[tuple[Any, Any, Awaitable[Any]]] = []
+
+    async def check() -> None:
+        # Asked in one turn of the loop they go in one batch, in this order.
+        answers = await asyncio.gather(*(answer for _, _, answer in asked))
+        for (step, expected, _), answer in zip(asked, answers, strict=True):
+            assert answer == expected, step
+        asked.clear()
+
     try:
         await clear()
         await set_clock(now)
@@ -144,18 +158,19 @@ async def _compare(
             match step:
                 case "reserve", name, claimed, lease, dispatched:
                     expected: Any = books.reserve(seconds, name, claimed, lease=lease, dispatched=dispatched)
-                    assert await store.reserve(name, claimed, lease=lease, dispatched=dispatched) == expected, step
+                    asked.append((step, expected, store.reserve(name, claimed, lease=lease, dispatched=dispatched)))
                 case "settle", name, actual:
-                    expected = books.settle(seconds, name, actual)
-                    assert await store.settle(name, actual) == expected, step
+                    asked.append((step, books.settle(seconds, name, actual), store.settle(name, actual)))
                 case "release", name:
-                    expected = books.release(seconds, name)
-                    assert await store.release(name) == expected, step
+                    asked.append((step, books.release(seconds, name), store.release(name)))
                 case "balances", *_:
-                    expected = books.balances(seconds, list(LIMITS))
-                    assert await store.balances(list(LIMITS)) == expected, step
+                    asked.append((step, books.balances(seconds, list(LIMITS)), store.balances(list(LIMITS))))
                 case "advance", microseconds:
+                    await check()
                     now += microseconds
                     await set_clock(now)
+            if not together:
+                await check()
+        await check()
     finally:
         await store.close()
