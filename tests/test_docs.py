@@ -97,3 +97,18 @@ def test_links_inside_the_documentation_lead_somewhere() -> None:
     ]
 
     assert not lost
+
+
+def test_the_tests_a_page_names_are_there() -> None:
+    """A promise that names its test is worth no more than the test: files and functions exist under these names."""
+    written = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "cdk").rglob("contracts/*.py")]
+    known = {name for file in written for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))}
+
+    gone = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in (ROOT / "docs" / "explanation").glob("*.md")
+        for name in re.findall(r"`((?:tests|scripts)/[\w./-]+|test_\w+)`", page.read_text(encoding="utf-8"))
+        if name not in known and not ("/" in name and (ROOT / name).exists())
+    ]
+
+    assert gone == []
