@@ -120,13 +120,19 @@ class ModelMesh:
         return mesh
 
     def initialize(
-        self, config: str | Path | Mapping[str, Any] | MeshConfig, *, secrets: Mapping[str, str] | None = None
+        self,
+        config: str | Path | Mapping[str, Any] | MeshConfig,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        only_look: bool = False,
     ) -> None:
         """Load a configuration and build everything it names.
 
         Args:
             config: A YAML or JSON file, a mapping of the same shape, or a `MeshConfig`.
             secrets: Values for ``${secrets:NAME}`` that win over the secret store.
+            only_look: Read the saved state and begin nothing beside requests: no provider is probed, no batch
+                resumed, and the state stays as it is saved. For tools that look at a mesh that runs elsewhere.
 
         Raises:
             ConfigurationError: Lists every problem found, with file and line; nothing was built then. Or an
@@ -152,6 +158,9 @@ class ModelMesh:
         self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
         self._plugins.startup(self)
         self._restore(graph)
+        if only_look:
+            graph.state_manager = None
+            return
         graph.start_background()
         if graph.state_store is not None and graph.state_store.guarantees.survives_restart:
             self._loop.start(graph.engine.batches.resume())

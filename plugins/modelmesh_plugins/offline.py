@@ -1,4 +1,4 @@
-"""A mesh that is only tried out: providers are stand-ins, nothing is written, nobody is told."""
+"""A mesh that is only looked at, or tried out on stand-ins for its providers: nobody is told anything."""
 
 from __future__ import annotations
 
@@ -13,25 +13,13 @@ from modelmesh.plugins import PluginHost
 _PLACEHOLDER = "no-key-is-needed"
 
 
-class OfflinePlugins(PluginHost):
-    """The installed plugins, except that providers are stand-ins and that nothing is written or kept anywhere.
-
-    Args:
-        stand_in: Called with a provider's connector class; returns what stands in for a provider of it.
-    """
-
-    def __init__(self, stand_in: Callable[[object], Any]) -> None:
-        super().__init__()
-        self._stand_in = stand_in
+class SilentPlugins(PluginHost):
+    """The installed plugins, except that nothing is reported and no hook is called."""
 
     def build(self, kind: str, connector_id: str, settings: Any) -> Any:
         """Return a connector, or what stands in for it."""
-        if kind == "providers":
-            return self._stand_in(self.find(kind, connector_id))
         if kind == "observability":
             return super().build(kind, "modelmesh.null.v1", None)
-        if kind == "state_stores":
-            return super().build(kind, "modelmesh.memory.v1", None)
         return super().build(kind, connector_id, settings)
 
     def startup(self, mesh: ModelMesh) -> list[str]:
@@ -49,6 +37,26 @@ class OfflinePlugins(PluginHost):
     def after_attempt(self, request: ProviderRequest, record: AttemptRecord) -> list[str]:
         """Call no hook."""
         return []
+
+
+class OfflinePlugins(SilentPlugins):
+    """The installed plugins, except that providers are stand-ins and that nothing is written or kept anywhere.
+
+    Args:
+        stand_in: Called with a provider's connector class; returns what stands in for a provider of it.
+    """
+
+    def __init__(self, stand_in: Callable[[object], Any]) -> None:
+        super().__init__()
+        self._stand_in = stand_in
+
+    def build(self, kind: str, connector_id: str, settings: Any) -> Any:
+        """Return a connector, or what stands in for it."""
+        if kind == "providers":
+            return self._stand_in(self.find(kind, connector_id))
+        if kind == "state_stores":
+            return super().build(kind, "modelmesh.memory.v1", None)
+        return super().build(kind, connector_id, settings)
 
 
 class Secretless(Mapping[str, str]):

@@ -24,6 +24,7 @@ models:
 pools:
   chat-completion: {strategy: round-robin}
 """
+TWO = GOOD.replace("pools:", "  large: {provider: local, capabilities: [chat-completion]}\npools:")
 
 
 @pytest.fixture
@@ -320,10 +321,7 @@ def test_check_finds_a_path_that_no_server_has(run: Run, tmp_path: Path) -> None
 
 def test_a_terminal_that_lacks_a_character_gets_the_rest(tmp_path: Path) -> None:
     """As on Windows, where output into a pipe has an encoding without arrows."""
-    write(
-        tmp_path,
-        mesh__yaml=GOOD.replace("pools:", "  large: {provider: local, capabilities: [chat-completion]}\npools:"),
-    )
+    write(tmp_path, mesh__yaml=TWO)
 
     result = subprocess.run(
         [sys.executable, "-m", "modelmesh", "explain", "chat-completion", "--config", "mesh.yaml"],
@@ -333,3 +331,38 @@ def test_a_terminal_that_lacks_a_character_gets_the_rest(tmp_path: Path) -> None
 
     assert (result.returncode, result.stderr) == (0, b"")
     assert b"order: small ? large" in result.stdout
+
+
+LOOKED_AT = (
+    TWO.replace("{connector: simulator}", "{connector: simulator, quota: {requests: 5}}")
+    + """\
+storage: {connector: modelmesh.file.v1, path: state.json}
+observability: {connector: modelmesh.file.v1, path: told.jsonl}
+"""
+)
+
+
+@pytest.mark.parametrize("command", [("explain", "chat-completion", "--config"), ("quota",)], ids=["explain", "quota"])
+def test_looking_changes_nothing_and_tells_nobody(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Another process may be running on that state and those logs at this moment."""
+    write(tmp_path, mesh__yaml=LOOKED_AT)
+
+    result = run(*command, "mesh.yaml")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "ModelMesh]" not in result.stdout
+    assert not (tmp_path / "state.json").exists()
+    assert not (tmp_path / "told.jsonl").exists()
+
+
+def test_looking_knows_who_rests(run: Run, tmp_path: Path) -> None:
+    """The saved state is read."""
+    write(tmp_path, mesh__yaml=LOOKED_AT)
+    rest = "import modelmesh; m = modelmesh.ModelMesh.from_yaml('mesh.yaml'); m.rotate('chat-completion'); m.shutdown()"
+    run("-c", rest, program=(sys.executable,))
+    before = (tmp_path / "state.json").read_bytes()
+
+    result = run("explain", "chat-completion", "--config", "mesh.yaml")
+
+    assert "manual" in result.stdout
+    assert (tmp_path / "state.json").read_bytes() == before

@@ -15,6 +15,7 @@ from modelmesh.explanation import ExplainedPool, Explanation
 from modelmesh.mesh import ModelMesh
 from modelmesh.router import RoutingOptions
 from modelmesh_plugins.commands.tables import print_whole
+from modelmesh_plugins.offline import SilentPlugins
 
 
 @click.command("explain")
@@ -41,8 +42,8 @@ def command(
     """
     payload = None if request_file is None else _body(request_file)
     mode = "streaming" if stream or (payload or {}).get("stream") else "sync"
-    with ModelMesh() as mesh:
-        mesh.initialize(Path(config))
+    with ModelMesh(plugins=SilentPlugins()) as mesh:
+        mesh.initialize(Path(config), only_look=True)
         if provider is not None and provider not in mesh.provider_status():
             raise click.ClickException(unknown_name("provider", provider, list(mesh.provider_status())))
         options = RoutingOptions(mode, provider, session)

@@ -14,6 +14,7 @@ from rich.table import Table
 from modelmesh.mesh import ModelMesh
 from modelmesh.quota import QuotaRow
 from modelmesh_plugins.commands.tables import print_whole
+from modelmesh_plugins.offline import SilentPlugins
 
 
 @click.command("quota")
@@ -24,8 +25,8 @@ def command(config: str, as_json: bool) -> int:
 
     Limits are kept where the storage section says; without one they are this process's own, and empty. Times are UTC.
     """
-    with ModelMesh() as mesh:
-        mesh.initialize(Path(config))
+    with ModelMesh(plugins=SilentPlugins()) as mesh:
+        mesh.initialize(Path(config), only_look=True)
         rows = mesh.get_quota()
     if as_json:
         click.echo(json.dumps([{**asdict(row), "left": row.left} for row in rows], indent=2))
