@@ -141,7 +141,7 @@ def test_the_plot_is_svg_with_a_line_for_each_figure(files: Path) -> None:
         ("duration: 1h\nproviders:\n  cheap: {quota: {requests: 5, timezone: Mars/Base}}", 3, "no time zone"),
         ("duration: 1y", 1, "duration"),
         ("duration: 30d\nrate: 1000", 1, "too many"),
-        ("rate: 5", 1, "duration: Field required"),
+        ("rate: 5", 1, "duration: is missing; add it"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(files: Path, scenario: str, line: int, said: str) -> None:

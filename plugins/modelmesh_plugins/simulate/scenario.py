@@ -195,8 +195,10 @@ def load_scenario(path: Path, *, providers: list[str], pools: list[str]) -> Scen
 
 def _problem(document: Document, error: Any) -> Problem:
     path = tuple(part for part in error["loc"] if part != "[key]")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "must")
+    if error["type"] == "missing":
+        message = "is missing; add it"
+    elif error["type"] == "extra_forbidden":
         section = _section_of(path[:-1])
         message = unknown_name("key", str(path[-1]), section)
     found = document.problem(path, message)
