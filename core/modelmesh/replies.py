@@ -35,9 +35,17 @@ class Reply(dict[str, Any]):
         plain: dict[str, Any] = _plain(self)
         return plain
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts and lists, by the SDK's other name for it."""
+        return self.model_dump()
+
     def model_dump_json(self, *, indent: int | None = None) -> str:
         """Return the reply as JSON text."""
         return json.dumps(self, indent=indent, ensure_ascii=False)
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return the reply as JSON text, by the SDK's other name for it."""
+        return self.model_dump_json(indent=indent)
 
 
 _OPTIONAL = frozenset(

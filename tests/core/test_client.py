@@ -98,11 +98,13 @@ def test_a_reply_becomes_plain_data_again() -> None:
 
     assert (plain, type(plain), type(plain["a"][0]["b"])) == (data, dict, dict)
     assert json.loads(json.dumps(Reply(data))) == data
+    assert Reply(data).to_dict() == plain
 
 
 def test_a_reply_becomes_json() -> None:
     """As a reply of OpenAI's SDK does."""
     assert json.loads(Reply({"choices": [{"index": 0}]}).model_dump_json(indent=2)) == {"choices": [{"index": 0}]}
+    assert json.loads(Reply({"choices": [{"index": 0}]}).to_json()) == {"choices": [{"index": 0}]}
 
 
 def test_a_reply_copies_and_pickles() -> None:
