@@ -29,7 +29,7 @@ CREATE OR REPLACE FUNCTION {s}.now_us() RETURNS numeric LANGUAGE sql VOLATILE AS
 
 AMOUNTS = st.one_of(st.integers(0, 12), st.integers(0, 10**9), st.integers(0, 2**60))
 LIMITS = {"small": 10, "money": 5 * 10**9, "beyond": 2**60}
-RATES = {"fast": (5, 1.0, 3), "day": (1_000_000, 86_400.0, 250_000), "odd": (3, 0.777, 1)}
+RATES = {"fast": (5, 1.0, 3), "day": (1_000_000, 86_400.0, 250_000), "odd": (11, 0.777, 2)}
 FLOWS = [*RATES.items(), ("fast", (20, 7.0, 9))]  # the last is a limit that was changed meanwhile
 
 
@@ -67,6 +67,12 @@ EXAMPLE = [
     ("reserve", "b", [RateClaim("day", 4, *RATES["day"])], 5.0, True),
     ("advance", 300_000),
 ]
+# The claim that is named first refuses, not the one that is locked first; and a wait that is no whole microsecond.
+REFUSED_TWICE = [
+    ("reserve", "a", [RateClaim("odd", 3, *RATES["odd"]), WindowClaim("small", 11, 10, 20.0)], 5.0, True),
+    ("reserve", "a", [RateClaim("odd", 1, *RATES["odd"])], 5.0, True),
+    ("reserve", "b", [RateClaim("odd", 2, *RATES["odd"]), WindowClaim("small", 11, 10, 20.0)], 5.0, True),
+]
 QUICK = settings(
     deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -74,6 +80,7 @@ QUICK = settings(
 
 @settings(QUICK, max_examples=120)
 @example(steps=EXAMPLE)
+@example(steps=REFUSED_TWICE)
 @given(steps=st.lists(STEPS, max_size=30))
 def test_redis_gives_the_reference_answers(redis_server: Any, own_name: str, steps: list[Any]) -> None:
     """Whatever is reserved, settled, released and awaited, verdicts and balances are those of `Books`."""
@@ -94,6 +101,7 @@ def test_redis_gives_the_reference_answers(redis_server: Any, own_name: str, ste
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
 @settings(QUICK, max_examples=60)
 @example(steps=EXAMPLE)
+@example(steps=REFUSED_TWICE)
 @given(steps=st.lists(STEPS, max_size=20))
 def test_postgres_gives_the_reference_answers(
     postgres_server: Any, own_name: str, together: bool, steps: list[Any]
