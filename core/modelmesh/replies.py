@@ -101,11 +101,14 @@ def split(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part what goes to the provider from what steers the router; unset (None) parameters go nowhere.
 
     Raises:
-        InvalidRequestError: ``timeout`` is no number, or ``messages`` no list of mappings.
+        InvalidRequestError: ``timeout`` is no number, ``messages`` no list of mappings, or ``input`` no text or list.
     """
     messages = parameters.get("messages", ())
     if not isinstance(messages, (list, tuple)) or not all(isinstance(message, Mapping) for message in messages):
         raise InvalidRequestError('messages must be a list of mappings such as {"role": "user", "content": "Hello"}')
+    if not isinstance(parameters.get("input", ""), (str, list, tuple)):
+        given = type(parameters["input"]).__name__
+        raise InvalidRequestError(f"input must be a text or a list; it is of type {given}")
     extra = parameters.pop("extra_body", None) or {}
     headers = parameters.pop("extra_headers", None)
     deadline = parameters.pop("timeout", None)

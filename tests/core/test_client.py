@@ -201,6 +201,17 @@ def test_what_no_provider_could_answer_is_the_callers_error(build: Build, wrong:
     assert client.pool_status()["chat"].active == 1
 
 
+@pytest.mark.parametrize("wrong", [None, 5, {"text": "hi"}], ids=["none", "number", "mapping"])
+def test_an_input_that_is_no_text_is_the_callers_error(build: Build, wrong: Any) -> None:
+    """For texts to embed and to speak alike."""
+    client = build(["never asked"])
+
+    with pytest.raises(InvalidRequestError, match="input must be a text or a list; it is of type"):
+        client.embeddings.create(model="chat", input=wrong)
+    with pytest.raises(InvalidRequestError, match="input must be a text or a list; it is of type"):
+        client.audio.speech.create(model="chat", input=wrong, voice="alloy")
+
+
 def test_a_client_says_whose_it_is(build: Build) -> None:
     """In a debugger and in a log."""
     assert repr(build(["never asked"])) == "OpenAIClient(ModelMesh(1 pools))"
