@@ -504,10 +504,17 @@ class ModelMesh:
         return usage_of(self.get_statistics(), self.get_quota)
 
     def get_headroom(self) -> list[HeadroomRow]:
-        """Say what each provider last said about its own rate limits."""
+        """Say what each provider last said about its own rate limits, to this process or to those that share its store.
+
+        Raises:
+            StateStoreError: The state store does not answer.
+            UsageError: Called on the mesh's own event loop.
+        """
         from modelmesh.quota import headroom_rows
 
-        return headroom_rows(self._built().providers)
+        graph = self._built()
+        seen = {} if graph.headroom is None else self._loop.run(graph.headroom.read())
+        return headroom_rows(graph.providers, seen, self._clock.time())
 
     # --- looking ------------------------------------------------------------------
 

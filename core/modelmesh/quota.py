@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from modelmesh.interfaces.ledger import NANO_USD, Ledger
 
 if TYPE_CHECKING:
+    from modelmesh._engine.kept_headroom import Seen
     from modelmesh._engine.limits import Limit
     from modelmesh._engine.provider_service import ProviderService
     from modelmesh.interfaces.provider import RateLimitStatus
@@ -44,10 +45,21 @@ class QuotaRow:
 
 @dataclass(slots=True)
 class HeadroomRow:
-    """What a provider last said about its own limits; see `modelmesh.interfaces.provider.RateLimitStatus`."""
+    """What a provider last said about its own limits; see `modelmesh.interfaces.provider.RateLimitStatus`.
+
+    Attributes:
+        provider: Its configured name.
+        status: As it said, or fresh if the window is over since.
+        seen_at: Unix time of that answer; None where no store keeps it.
+        resets_at: Unix time at which the window is fresh; None when it did not say.
+        runs_out_at: Unix time at which nothing is left if it goes on like this; None when that is not before the reset.
+    """
 
     provider: str
     status: RateLimitStatus
+    seen_at: float | None = None
+    resets_at: float | None = None
+    runs_out_at: float | None = None
 
 
 async def quota_rows(limits: Iterable[Limit], ledger: Ledger, now: float) -> list[QuotaRow]:
@@ -79,13 +91,27 @@ async def quota_rows(limits: Iterable[Limit], ledger: Ledger, now: float) -> lis
     return rows
 
 
-def headroom_rows(providers: Mapping[str, ProviderService]) -> list[HeadroomRow]:
-    """Return what each provider last said about its limits; those that said nothing are left out."""
-    return [
-        HeadroomRow(name, provider.rate_limits)
-        for name, provider in providers.items()
-        if provider.rate_limits is not None
-    ]
+def headroom_rows(providers: Mapping[str, ProviderService], seen: Mapping[str, Seen], now: float) -> list[HeadroomRow]:
+    """Return what each provider last said about its limits; those that said nothing are left out.
+
+    Args:
+        providers: By configured name.
+        seen: What is kept of them in the store.
+        now: Unix time.
+    """
+    rows: list[HeadroomRow] = []
+    for name, provider in providers.items():
+        kept, own = seen.get(name), provider.rate_limits
+        if kept is None:
+            if own is not None:
+                rows.append(HeadroomRow(name, own))
+            continue
+        ends = kept.newest.resets_at
+        row = HeadroomRow(name, kept.as_of(now), kept.newest.at)
+        if ends is None or now < ends:
+            row.resets_at, row.runs_out_at = ends, kept.runs_out_at()
+        rows.append(row)
+    return rows
 
 
 def _shown(limit: Limit, amount: int) -> float:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from modelmesh import ModelMesh
@@ -100,6 +101,56 @@ def test_the_command_reads_the_store(tmp_path: Path) -> None:
 
     assert "the daily quota" in shown
     assert (row["spent"], row["left"]) == (2, 8)
+
+
+@pytest.mark.parametrize("store", ["file", "sqlite"])
+def test_the_command_shows_what_providers_said_to_other_processes(tmp_path: Path, store: str) -> None:
+    """What is left, when it begins anew, and when it will be used up; nothing of it is configured here."""
+    file = tmp_path / "modelmesh.yaml"
+    file.write_text(
+        "providers: {here: {connector: modelmesh.simulator.v1}}\n"
+        "models: {tiny: {provider: here, capabilities: [chat-completion]}}\n"
+        "pools: {chat-completion: {}}\n"
+        f"storage: {{connector: modelmesh.{store}.v1, path: {tmp_path / 'state'}}}\n"
+    )
+    with ModelMesh() as mesh:
+        mesh.initialize(file)
+        status = RateLimitStatus(requests_remaining=7, requests_limit=10, tokens_remaining=0, reset_seconds=3_600.0)
+        mesh.get_router().get_pool("chat-completion").members["tiny"].model.provider.take_rate_limits(status)
+
+    shown = CliRunner().invoke(command, [str(file)], standalone_mode=False).output
+    requests, tokens = json.loads(CliRunner().invoke(command, [str(file), "--json"], standalone_mode=False).output)
+
+    assert "requests a window, as provider 'here' said" in shown
+    assert (requests["spent"], requests["left"], requests["limit"]) == (3, 7, 10)
+    assert (tokens["left"], tokens["runs_out_at"]) == (0, tokens["seen_at"])
+    assert requests["resets_at"] == requests["seen_at"] + 3_600.0
+
+
+def test_the_last_word_before_a_process_ends_is_kept(tmp_path: Path) -> None:
+    """Though it came right after another one."""
+    config = {
+        "providers": {"p": {"instance": ScriptedProvider([_left(9), _left(3)])}},
+        "models": {"m": {"provider": "p", "capabilities": ["chat-completion"]}},
+        "pools": {"chat-completion": {}},
+        "storage": {"connector": "file", "path": str(tmp_path / "state")},
+    }
+    with ModelMesh(environ={}) as mesh:
+        mesh.initialize(config)
+        ask(mesh)
+        before = mesh.get_headroom()  # that one is written
+        ask(mesh)
+
+    with ModelMesh(environ={}) as mesh:
+        mesh.initialize(config)
+        (row,) = mesh.get_headroom()
+
+    assert before[0].status.requests_remaining == 9
+    assert (row.status.requests_remaining, row.resets_at) == (3, (row.seen_at or 0.0) + 60.0)
+
+
+def _left(requests: int) -> Any:
+    return answer(rate_limits=RateLimitStatus(requests_remaining=requests, requests_limit=10, reset_seconds=60.0))
 
 
 def test_a_configuration_without_limits_says_so(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from modelmesh._engine.driver import Driver, is_being_cancelled
 from modelmesh._engine.engine import Engine, RequestIds
 from modelmesh._engine.events import EventEmitter
 from modelmesh._engine.flushing import PeriodicFlush
+from modelmesh._engine.kept_headroom import KeptHeadroom
 from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.observability import Observer, connect, observers_of
 from modelmesh._engine.pipeline import RoutingPipeline
@@ -78,6 +79,7 @@ class Graph:
     prober: Prober | None = None
     state_manager: StateManager | None = None
     shared_routing: SharedRouting | None = None
+    headroom: KeptHeadroom | None = None
     flushing: PeriodicFlush | None = None
     observers: list[Observer] = field(default_factory=list)
     background: list[Future[None]] = field(default_factory=list)
@@ -93,6 +95,7 @@ class Graph:
         kept |= {id(graph.state_store) for graph in keep}
         closing: list[tuple[str, Callable[[], Any]]] = [
             ("limits", self.engine.driver.limits.finish),
+            *([] if self.headroom is None else [("headroom", self.headroom.finish)]),
             *(
                 (f"provider.{name}", provider.connector.close)
                 for name, provider in self.providers.items()
@@ -120,6 +123,8 @@ class Graph:
         if self.shared_routing is not None:
             self.background.append(start(self.shared_routing.run()))
             self.background.append(start(self.engine.driver.limits.tend()))
+        if self.headroom is not None:
+            self.background.append(start(self.headroom.restore()))
         if self.prober is not None and self.prober.is_wanted:
             self.background.append(start(self.prober.run()))
 
@@ -263,8 +268,13 @@ def assemble(
     graph.prober = Prober(providers, pools, clock, telemetry)
     size_error_windows(pools)
     graph.state_manager = build_state_manager(configuration.storage, graph, telemetry, clock)
+    if store.guarantees.survives_restart or guard is not None:
+        graph.headroom = KeptHeadroom(store, providers, clock, loop)
+        graph.headroom.attach()
     if guard is not None:
-        graph.shared_routing = SharedRouting(store, guard, pools, providers, clock, random, telemetry, loop, lock)
+        graph.shared_routing = SharedRouting(
+            store, guard, pools, providers, clock, random, telemetry, loop, lock, graph.headroom
+        )
         graph.shared_routing.attach(engine.driver)
     return graph
 

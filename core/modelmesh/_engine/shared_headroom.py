@@ -10,22 +10,29 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from modelmesh._engine.kept_headroom import KeptHeadroom, is_material
 from modelmesh.interfaces.provider import RateLimitStatus
 
 if TYPE_CHECKING:
     from modelmesh._engine.provider_service import ProviderService
     from modelmesh._engine.shared_facts import Fact, SharedFacts
 
-MATERIAL_SHARE = 0.05
-"""Part of a limit by which what remains must have changed to be told."""
-
 
 class SharedHeadroom:
-    """Tells other processes what answers said of rate limits, and takes theirs over."""
+    """Tells other processes what answers said of rate limits, and takes theirs over.
 
-    def __init__(self, facts: SharedFacts, providers: Mapping[str, ProviderService]) -> None:
+    Args:
+        facts: How processes tell one another.
+        providers: By configured name.
+        kept: Where what is told is written down besides.
+    """
+
+    def __init__(
+        self, facts: SharedFacts, providers: Mapping[str, ProviderService], kept: KeptHeadroom | None = None
+    ) -> None:
         self._facts = facts
         self._providers = providers
+        self._kept = kept
         self._known: dict[str, RateLimitStatus] = {}
         self._waiting: set[str] = set()
 
@@ -48,6 +55,8 @@ class SharedHeadroom:
             if now is None or not is_material(self._known.get(name), now):
                 return None  # somebody else has told it meanwhile
             self._known[name] = now
+            if self._kept is not None:
+                self._kept.note(provider, now)
             return {"provider": name, "status": asdict(now)}
 
         self._facts.tell("headroom", name, fact)
@@ -57,20 +66,3 @@ class SharedHeadroom:
         status = RateLimitStatus(**said["status"])
         self._known[provider.name] = status
         provider.take_rate_limits(status, told=False)
-
-
-def is_material(before: RateLimitStatus | None, now: RateLimitStatus) -> bool:
-    """Whether what remains is so different that others would choose differently."""
-    if before is None:
-        return True
-    return _differ(before.requests_remaining, now.requests_remaining, now.requests_limit) or _differ(
-        before.tokens_remaining, now.tokens_remaining, now.tokens_limit
-    )
-
-
-def _differ(before: int | None, now: int | None, limit: int | None) -> bool:
-    if before is None or now is None:
-        return before is not now
-    if (before <= 0) is not (now <= 0):
-        return True
-    return abs(before - now) >= max(1.0, MATERIAL_SHARE * (limit or before))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from modelmesh._engine.driver import Driver
     from modelmesh._engine.guarded_ledger import GuardedLedger
+    from modelmesh._engine.kept_headroom import KeptHeadroom
     from modelmesh._engine.loop_thread import LoopThread
     from modelmesh._engine.pool import CapabilityPool
     from modelmesh._engine.provider_service import ProviderService
@@ -39,10 +40,11 @@ class SharedRouting:
         telemetry: Telemetry,
         loop: LoopThread,
         lock: threading.RLock,
+        kept: KeptHeadroom | None = None,
     ) -> None:
         self._facts = SharedFacts(store, clock, random, telemetry, loop)
         self._moves = SharedMoves(self._facts, pools, providers, clock, telemetry)
-        self._headroom = SharedHeadroom(self._facts, providers)
+        self._headroom = SharedHeadroom(self._facts, providers, kept)
         self._trials = SharedTrials(store, guard, self._facts, pools, clock, loop)
         self._sessions = SharedSessions(store, guard, self._facts, pools, lock, clock, random, loop)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modelmesh.mesh import ModelMesh
-from modelmesh.quota import QuotaRow
+from modelmesh.quota import HeadroomRow, QuotaRow
 from modelmesh_plugins.commands.tables import print_whole
 from modelmesh_plugins.offline import SilentPlugins
 
@@ -23,22 +24,52 @@ from modelmesh_plugins.offline import SilentPlugins
 def command(config: str, as_json: bool) -> int:
     """Show what is used and left of the limits of CONFIG.
 
-    Limits are kept where the storage section says; without one they are this process's own, and empty. Times are UTC.
+    So are limits that no file sets and providers told of in their answers. All are kept where the storage section says;
+    without one they are this process's own, and empty. Times are UTC.
     """
     with ModelMesh(plugins=SilentPlugins()) as mesh:
         mesh.initialize(Path(config), only_look=True)
-        rows = mesh.get_quota()
+        rows, said = mesh.get_quota(), [word for row in mesh.get_headroom() for word in _words(row)]
     if as_json:
-        click.echo(json.dumps([{**asdict(row), "left": row.left} for row in rows], indent=2))
+        limits = [{**asdict(row), "left": row.left} for row in rows]
+        click.echo(json.dumps([*limits, *(asdict(word) for word in said)], indent=2))
         return 0
-    if not rows:
-        click.echo(f"{config}: sets no budget, quota or other limit")
+    if not rows and not said:
+        click.echo(f"{config}: sets no budget, quota or other limit, and no provider has named one")
         return 0
-    print_whole(Console(highlight=False), _table(rows))
+    print_whole(Console(highlight=False), _table(rows, said))
     return 0
 
 
-def _table(rows: list[QuotaRow]) -> Table:
+@dataclass(slots=True)
+class _Word:
+    """What a provider said of one of its limits; in JSON beside the configured ones, with the same names."""
+
+    subject: str
+    unit: str
+    limit: int | None
+    spent: int | None
+    left: int
+    resets_at: float | None
+    runs_out_at: float | None
+    seen_at: float | None
+
+
+def _words(row: HeadroomRow) -> Iterator[_Word]:
+    status = row.status
+    for unit, limit, left in (
+        ("requests", status.requests_limit, status.requests_remaining),
+        ("tokens", status.tokens_limit, status.tokens_remaining),
+    ):
+        if left is None:
+            continue
+        seen = "" if row.seen_at is None else f" at {_moment(row.seen_at)}"
+        spent = None if limit is None else max(0, limit - left)
+        subject = f"{unit} a window, as provider {row.provider!r} said{seen}"
+        yield _Word(subject, unit, limit, spent, left, row.resets_at, row.runs_out_at, row.seen_at)
+
+
+def _table(rows: list[QuotaRow], said: list[_Word]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("limit")
     for name in ("used", "on their way", "left"):
@@ -54,6 +85,15 @@ def _table(rows: list[QuotaRow]) -> Table:
             "" if row.resets_at is None else _moment(row.resets_at),
             "" if row.runs_out_at is None else _moment(row.runs_out_at),
         )
+    for word in said:
+        table.add_row(
+            word.subject,
+            "" if word.spent is None else _amount(word.spent, word.unit),
+            "",
+            _amount(word.left, word.unit),
+            "" if word.resets_at is None else _second(word.resets_at),
+            "" if word.runs_out_at is None else _second(word.runs_out_at),
+        )
     return table
 
 
@@ -63,3 +103,7 @@ def _amount(value: float, unit: str) -> str:
 
 def _moment(unix: float) -> str:
     return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M}"
+
+
+def _second(unix: float) -> str:
+    return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M:%S}"

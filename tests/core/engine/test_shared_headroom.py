@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from modelmesh._engine.kept_headroom import is_material
 from modelmesh._engine.provider_service import ProviderService
-from modelmesh._engine.shared_headroom import SharedHeadroom, is_material
+from modelmesh._engine.shared_headroom import SharedHeadroom
 from modelmesh.interfaces.provider import RateLimitStatus
 from modelmesh.state import ProviderState
 
