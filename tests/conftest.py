@@ -81,6 +81,15 @@ class _LogWatch(logging.Handler):
 _WATCH = _LogWatch()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the simulation's options here, where pytest sees them whatever it is asked to run."""
+    group = parser.getgroup("simulation")
+    group.addoption(
+        "--sim-seed", type=int, action="append", metavar="N", help="Run the world of this seed and no test."
+    )
+    group.addoption("--sim-seeds", type=int, default=1_000, metavar="COUNT", help="How many worlds to run.")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Set the canary, and look at what tests capture themselves."""
     for name in VARIABLES:

@@ -1,17 +1,8 @@
-"""Options of the simulation: how many seeds, or which one again."""
+"""Which worlds to run: so many, or these again; the options are added in ``tests/conftest.py``."""
 
 from __future__ import annotations
 
 import pytest
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--sim-seed`` and ``--sim-seeds``; pytest knows them when it is given this folder."""
-    group = parser.getgroup("simulation")
-    group.addoption(
-        "--sim-seed", type=int, action="append", metavar="N", help="Run the world of this seed and no test."
-    )
-    group.addoption("--sim-seeds", type=int, default=1_000, metavar="COUNT", help="How many worlds to run.")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -42,7 +42,7 @@ def report(found: Outcome, smallest: Outcome) -> str:
     return "\n".join(
         [
             f"seed {found.world.seed} breaks {found.broken}",
-            f"  again: pytest tests/simulation --sim-seed {found.world.seed}",
+            f"  again: pytest --sim-seed {found.world.seed}",
             f"  the least it takes breaks {smallest.broken}",
             "  as a script for World.read:",
             smallest.world.script(),
