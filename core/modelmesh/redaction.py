@@ -181,7 +181,7 @@ class Redactor:
                 assert self._pattern is not None
                 redacted = self._pattern.sub(REDACTED, text)
                 break
-        if redacted.endswith("…"):
+        if "…" in redacted:
             redacted = self._without_beginnings(redacted)
         lowered = redacted.lower() if redacted.isascii() else redacted.casefold()
         for hint in _HINTS:
@@ -195,13 +195,16 @@ class Redactor:
         return redacted
 
     def _without_beginnings(self, text: str) -> str:
-        """Take out the beginning of a secret at the end of a text that was cut there."""
-        whole = text.rstrip("….")
-        for secret in self._secrets:
-            start = whole.rfind(secret[:MIN_LENGTH], max(0, len(whole) - len(secret)))
-            if start >= 0 and secret.startswith(whole[start:]):
-                return f"{whole[:start]}{REDACTED}…"
-        return text
+        """Take out the beginning of a secret, in any spelling, wherever a text was cut."""
+        *cut, rest = text.split("…")
+        for place, part in enumerate(cut):
+            whole = part.rstrip(".")
+            for spelling in self._known:
+                start = whole.rfind(spelling[:MIN_LENGTH], max(0, len(whole) - len(spelling)))
+                if start >= 0 and spelling.startswith(whole[start:]):
+                    cut[place] = f"{whole[:start]}{REDACTED}"
+                    break
+        return "…".join([*cut, rest])
 
     def value(self, value: Any, _depth: int = 0) -> Any:
         """Return any JSON-like value without secrets, as new containers; other objects become redacted text."""

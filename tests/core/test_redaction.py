@@ -170,6 +170,14 @@ def test_the_beginning_of_a_secret_goes_where_a_text_was_cut(redactor: Redactor,
     assert text == f"the key {REDACTED}…"
 
 
+@pytest.mark.parametrize("spelled", [SECRET, SECRET.encode().hex(), base64.b64encode(SECRET.encode()).decode()])
+def test_a_text_may_be_cut_in_its_middle_and_in_any_spelling(redactor: Redactor, spelled: str) -> None:
+    """A short name of an error that was cut, and then its message."""
+    text = redactor.text(f"HTTP 401 {spelled[:12]}…: go… away")
+
+    assert text == f"HTTP 401 {REDACTED}…: go… away"
+
+
 @pytest.mark.parametrize(
     "words",
     ["key=", "eyJ-", "a.", "secret ", "?a&", "api_key '", "authorization: ", "-----BEGIN PRIVATE KEY-----", "x://"],
