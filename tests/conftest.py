@@ -13,7 +13,7 @@ import base64
 import logging
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +168,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def canary() -> str:
     """The key that must be seen nowhere."""
     return CANARY
+
+
+@pytest.fixture(scope="session")
+def find_leaks() -> Callable[[str | bytes], bool]:
+    """Whether any form of the canary stands in something that neither output, log nor a file shows."""
+    return leaks
