@@ -35,6 +35,7 @@ GOALS = {
     "R15": "What providers answer is understood",
     "R16": "Nothing holds the event loop",
     "R17": "Clocks that jump, zones that change, machines that sleep",
+    "R20": "A key that a provider says back is shown nowhere",
 }
 
 

@@ -198,8 +198,12 @@ class Breakers(RuleBasedStateMachine):
     def they_agree(self) -> None:
         """The same models rest, until the same time; somebody takes traffic."""
         members = self.pool.members
-        theirs = {name: (members[name].active, members[name].due, members[name].probation) for name in NAMES}
-        assert theirs == {name: (each.active, each.due, each.on_trial) for name, each in self.papers.items()}
+        theirs = {
+            name: (members[name].active, members[name].due, members[name].probation, members[name].ejections)
+            for name in NAMES
+        }
+        ours = {name: (each.active, each.due, each.on_trial, each.rests) for name, each in self.papers.items()}
+        assert theirs == ours
         assert any(each.active for each in members.values())
 
     def teardown(self) -> None:
