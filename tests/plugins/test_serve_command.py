@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -186,6 +187,38 @@ def refusal(taken: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return err
 
     return refused
+
+
+def test_whoever_was_let_in_before_sigterm_is_answered_whole(start: Start, tmp_path: Path) -> None:
+    """F20, R13: forty requests on their way, plain and streamed: none is reset, and the process ends when they do."""
+    words = " ".join(str(number) for number in range(50))
+    step = faults.drip(faults.chat(words), size=256, pause=0.005)  # a stream where one is asked for
+    with FaultServer(default=faults.delay(step, 0.2)) as upstream:
+        file = tmp_path / "mesh.yaml"
+        provider = f"{{connector: modelmesh.openai-compatible.v1, base_url: '{upstream.url}'}}"
+        file.write_text(CONFIGURATION.replace("{connector: modelmesh.simulator.v1}", provider))
+        served = start(str(file), "--port", "0", "--drain", "10")
+
+        async def asked(client: openai.AsyncOpenAI, stream: bool) -> str:
+            create, messages = client.chat.completions.create, [{"role": "user", "content": "count"}]
+            if not stream:
+                return (await create(model="mine", messages=messages)).choices[0].message.content or ""
+            chunks = [chunk async for chunk in await create(model="mine", messages=messages, stream=True)]
+            return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+        async def scenario() -> list[str]:
+            async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="unused", max_retries=0) as client:
+                asking = [asyncio.create_task(asked(client, number % 2 == 0)) for number in range(40)]
+                await asyncio.to_thread(upstream.wait_for_requests, 40)
+                served.process.send_signal(signal.SIGTERM)
+                return await asyncio.gather(*asking)
+
+        answers = asyncio.run(scenario())
+        _, said = served.process.communicate(timeout=10)
+
+    assert answers == [words] * 40
+    assert served.process.returncode == 0
+    assert "Traceback" not in said
 
 
 def test_a_port_in_use_is_one_line(refusal: Callable[..., str], taken: int) -> None:
