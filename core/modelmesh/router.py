@@ -608,6 +608,8 @@ class Router:
             headers=headers,
             trace=RequestTrace(engine.random, headers) if engine.telemetry.wants_spans else None,
         )
+        if route.selection.switched_from is not None:
+            engine.telemetry.switched(call, route.selection.switched_from)
         if engine.telemetry.wants_debug:
             engine.telemetry.routed(call)
         return call

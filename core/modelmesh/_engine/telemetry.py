@@ -118,6 +118,23 @@ class Telemetry:
             },
         )
 
+    def switched(self, call: Call, before: str) -> None:
+        """Tell that a strategy left a model before its provider's limit was reached."""
+        chosen, left = call.route.selected, call.pool.members.get(before)
+        self.event(
+            EventType.MODEL_ROTATED,
+            model_id=chosen.model_id,
+            provider_id=chosen.provider_id,
+            pool_id=call.pool.name,
+            metadata={
+                "from_model": before,
+                "from_provider": None if left is None else left.provider_id,
+                "reason": "rate_limit",
+                "attempt": 1,
+                "request_id": call.request_id,
+            },
+        )
+
     def unrouted(self, capability: str, request_id: str, error: ModelMeshError) -> None:
         """Trace a request for which no model was found; a name that does not exist is the caller's mistake."""
         severity = Severity.WARNING if isinstance(error, CapabilityNotFoundError) else Severity.ERROR

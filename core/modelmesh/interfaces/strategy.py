@@ -202,6 +202,8 @@ class SelectionResult:
         reason: One or two words for logs.
         wait_seconds: How long the engine lets pass before it calls the chosen model. A wait that the request's
             deadline does not leave time for is not begun: the others are called first then.
+        switched_from: The candidate that would have been chosen, had its provider's rate limit not come near; such a
+            switch is told as an event.
     """
 
     model_id: str
@@ -209,6 +211,7 @@ class SelectionResult:
     score: float
     reason: str = ""
     wait_seconds: float = 0.0
+    switched_from: str | None = None
 
 
 @runtime_checkable

@@ -162,7 +162,10 @@ class RateLimitAware(OrderedStrategy[RateLimitConfig, "Headroom | None"]):
         now = self.context.clock.monotonic()
         chosen, reason, wait = self._decide(candidates, now)
         result = SelectionResult(chosen.model_id, chosen.provider_id, 1.0 - self._usage(chosen, now), reason, wait)
-        self._current = chosen.model_id
+        before, self._current = self._current, chosen.model_id
+        # One that rests is not spared for its limit: that it left has been told already.
+        if before is not None and before != chosen.model_id and self.in_order(candidates).get(before) is not None:
+            result.switched_from = before
         if self._rules.min_delta or self._rules.max_rpm or self._rules.action == "queue":
             self._paces.setdefault(chosen.model_id, Pace()).add(now + wait, now=now)
         return result

@@ -16,6 +16,7 @@ from modelmesh.errors import (
     RateLimitError,
 )
 from modelmesh.interfaces.observability import EventType, Severity
+from modelmesh.interfaces.provider import RateLimitStatus
 from modelmesh.statistics import StatsScope
 from modelmesh_cdk.testing import answer, fail, hang, pieces
 
@@ -56,6 +57,36 @@ def test_a_rotation_tells_from_where_to_where_and_why(build: Build) -> None:
         "attempt": 2,
         "request_id": reply.metadata["request_id"],
     }
+
+
+def test_a_switch_before_a_rate_limit_is_a_rotation(build: Build) -> None:
+    """Told once, by the first request that goes elsewhere; a model that rests is left for that reason."""
+    spent = answer(rate_limits=RateLimitStatus(10, requests_limit=100, reset_seconds=60.0))
+    world = build(a=[spent], b=[], strategy="rate-limit-aware", observe={})
+    world.ask()
+    reply = world.ask()
+    world.ask()
+
+    (event,) = world.seen().of(EventType.MODEL_ROTATED)
+
+    assert (event.model_id, event.provider_id, event.pool_id) == ("b", "b", "chat")
+    assert event.metadata == {
+        "from_model": "a",
+        "from_provider": "a",
+        "reason": "rate_limit",
+        "attempt": 1,
+        "request_id": reply.metadata["request_id"],
+    }
+
+
+def test_leaving_a_model_that_rests_is_no_switch(build: Build) -> None:
+    """That it left has been told by then."""
+    world = build(a=[], b=[], strategy="rate-limit-aware", observe={})
+    world.ask()
+    world.pool.deactivate(world.member("a").model)
+    assert world.ask().model == "b"
+
+    assert world.seen().of(EventType.MODEL_ROTATED) == []
 
 
 def test_a_retry_of_the_same_model_is_no_rotation(build: Build) -> None:
