@@ -28,6 +28,7 @@ class ExplainedCandidate:
         score: The strategy's, higher is better; None when it was removed before.
         removed_by: Name of the stage that removed it; empty when none did.
         reason: Why it was removed, or chosen, in a few words.
+        status: ``active`` or ``standby`` in this pool.
     """
 
     model_id: str
@@ -36,6 +37,7 @@ class ExplainedCandidate:
     score: float | None = None
     removed_by: str = ""
     reason: str = ""
+    status: str = "active"
 
 
 @dataclass(slots=True)
@@ -81,6 +83,45 @@ class Explanation:
     def selected(self) -> str | None:
         """ID of the model that would be called first, or None."""
         return next(iter(self.order), None)
+
+    # In short, about the pool that serves the request, or the last one looked at:
+
+    @property
+    def pool_name(self) -> str:
+        """Its name."""
+        return self.pools[-1].name if self.pools else ""
+
+    @property
+    def strategy(self) -> str:
+        """ID of its strategy."""
+        return self.pools[-1].strategy if self.pools else ""
+
+    @property
+    def selected_model(self) -> str | None:
+        """Same as ``selected``."""
+        return self.selected
+
+    @property
+    def candidates(self) -> list[ExplainedCandidate]:
+        """Its members: those to be tried first and in that order, then the others."""
+        return self.pools[-1].candidates if self.pools else []
+
+    @property
+    def reason(self) -> str:
+        """Why the selected model was chosen, or why nobody was."""
+        if not self.pools:
+            return ""
+        return self.pools[-1].error or next((each.reason for each in self.candidates if each.place == 1), "")
+
+    def __getitem__(self, name: str) -> Any:
+        """Return what the attribute of this name holds: ``explanation["selected_model"]``.
+
+        Raises:
+            KeyError: There is none.
+        """
+        if name.startswith("_") or not hasattr(self, name):
+            raise KeyError(name)
+        return getattr(self, name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for JSON."""
@@ -187,6 +228,8 @@ def _placed(context: PipelineContext, removed: Mapping[str, ExplainedCandidate])
         for name, member in pool.members.items()
         if name not in placed
     ]
+    for each in (*order, *rest):
+        each.status = pool.members[each.model_id].status
     return [*order, *rest]
 
 

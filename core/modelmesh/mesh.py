@@ -579,8 +579,8 @@ class ModelMesh:
         """Show pools and their models as text; an arrow marks the one a request would get now."""
         lines: list[str] = []
         for name, pool in self._built().pools.items():
-            strategy = type(pool.rotation.strategy).__name__
-            lines.append(f'Pool "{name}" (strategy: {pool.strategy_id or strategy})')
+            strategy = _short(pool.strategy_id) or type(pool.rotation.strategy).__name__
+            lines.append(f'Pool "{name}" (strategy: {strategy})')
             if pool.hierarchy_node:
                 lines.append(f"  capability: {pool.hierarchy_node}")
             current = self._current(name)
@@ -642,3 +642,9 @@ class ModelMesh:
         if self._graph is None:
             raise UsageError("the mesh has no configuration yet; call initialize(...) first")
         return self._graph
+
+
+def _short(strategy_id: str) -> str:
+    """Return a bundled strategy's name without vendor and version; others are shown whole."""
+    vendor, _, rest = strategy_id.partition(".")
+    return rest.rpartition(".")[0] or strategy_id if vendor == "modelmesh" else strategy_id

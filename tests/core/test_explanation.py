@@ -52,6 +52,36 @@ def rows(explanation: Explanation) -> dict[str, tuple[int | None, str, str]]:
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
 
+def test_the_answer_in_short_reads_like_a_dict(mesh: Any) -> None:
+    """Pool, strategy, the model and why, and each candidate with its status; nothing but what is public."""
+    here = mesh({"a": {}, "b": {}})
+    pool = here.get_router().get_pool("chat")
+    pool.deactivate(pool.members["a"].model)
+
+    explanation = here.get_client().explain(model="chat")
+
+    assert [explanation[name] for name in ("pool_name", "strategy", "selected_model", "reason")] == [
+        "chat",
+        "modelmesh.stick-until-failure.v1",
+        "b",
+        explanation.pools[0].candidates[0].reason,
+    ]
+    assert {each.model_id: each.status for each in explanation["candidates"]} == {"a": "standby", "b": "active"}
+    for name in ("_fields", "nonsense"):
+        with pytest.raises(KeyError, match=name):
+            explanation[name]
+
+
+def test_why_nobody_can_serve_a_request_is_the_reason(mesh: Any) -> None:
+    """There is no selected model then."""
+    here = mesh({"a": {"features": {"tool_calling": False}}})
+
+    explanation = here.get_router().explain("chat", {**HELLO, "tools": [{"type": "function"}]})
+
+    assert explanation["selected_model"] is None
+    assert "tools" in explanation["reason"]
+
+
 def test_candidates_stand_in_the_order_they_would_be_tried(mesh: Any) -> None:
     """With the strategy's score, the chosen one with its reason."""
     here = mesh({"a": {}, "b": {}, "c": {}}, strategy="priority-selection", model_priority=["c", "a"])

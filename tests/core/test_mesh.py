@@ -217,7 +217,7 @@ def test_a_description_shows_pools_models_and_reasons(build: Build) -> None:
     ask(mesh)
 
     assert mesh.describe().splitlines() == [
-        'Pool "chat" (strategy: modelmesh.stick-until-failure.v1)',
+        'Pool "chat" (strategy: stick-until-failure)',
         "  capability: generation.text-generation.chat-completion",
         "    acme-model [acme] (standby: provider_unavailable)",
         "  → other-model [other] (active)",
