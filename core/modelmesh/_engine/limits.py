@@ -142,8 +142,8 @@ class Estimate:
         tokens: Input and output.
         nano_usd: Their price; None where it is not known.
         is_bounded: Whether it is the most there can be, since the caller limited the output; otherwise a guess.
-        least_tokens: Input alone.
-        least_nano_usd: The price of a request that gets no output.
+        least_tokens: Input alone, as estimated and no more.
+        least_nano_usd: The price of that, with no output.
     """
 
     tokens: int
@@ -505,7 +505,8 @@ def estimated(payload: Mapping[str, Any], member: Member) -> Estimate:
     Output is bounded by the request's ``max_completion_tokens`` or ``max_tokens``. Where it has none, it is taken to be
     `UNKNOWN_OUTPUT_TOKENS`, or the model's ``max_output_tokens`` if that is less; an answer may then pass it.
     """
-    tokens_in = int(estimate_prompt(payload) * _PROMPT_MARGIN) + 8
+    prompt = estimate_prompt(payload)
+    tokens_in = int(prompt * _PROMPT_MARGIN) + 8
     asked = payload.get("max_completion_tokens") or payload.get("max_tokens")
     answers = payload.get("n")
     is_bounded = isinstance(asked, int) or "messages" not in payload
@@ -517,8 +518,8 @@ def estimated(payload: Mapping[str, Any], member: Member) -> Estimate:
     cost, least = None, 0
     if pricing is not None:
         cost = ceil(round(pricing.cost(TokenUsage(tokens_in, tokens_out)) * NANO_USD, 3))
-        least = ceil(round(pricing.cost(TokenUsage(tokens_in, 0)) * NANO_USD, 3))
-    return Estimate(tokens_in + tokens_out, cost, is_bounded, tokens_in, least)
+        least = ceil(round(pricing.cost(TokenUsage(prompt, 0)) * NANO_USD, 3))
+    return Estimate(tokens_in + tokens_out, cost, is_bounded, prompt, least)
 
 
 def _busy(member: Member) -> ProviderError | None:

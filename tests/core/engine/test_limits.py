@@ -51,9 +51,9 @@ class World:
             }
         )
 
-    async def aask(self, **parameters: Any) -> str:
+    async def aask(self, content: str = "hi", **parameters: Any) -> str:
         """Ask; return the ID of the model that answered."""
-        request = CompletionRequest([{"role": "user", "content": "hi"}], metadata={"parameters": parameters})
+        request = CompletionRequest([{"role": "user", "content": content}], metadata={"parameters": parameters})
         return (await self.mesh.get_router().acomplete("chat-completion", request)).model
 
     def ask(self, **parameters: Any) -> str:
@@ -177,7 +177,7 @@ def test_what_is_left_is_not_taken_by_a_request_whose_input_alone_would_pass_it(
         {"paid": {**limited, "instance": ScriptedProvider(default=answer(prompt_tokens=10, tokens=0))}, "b": {}}
     )
 
-    answered = [here.ask() for _ in range(8)]
+    answered = [here.ask(content="x" * 40) for _ in range(8)]
 
     assert answered == ["paid-model"] * 5 + ["b-model"] * 3
     assert all(row.spent <= row.limit for row in here.mesh.get_quota())
