@@ -524,7 +524,7 @@ def _slug(connector_id: str) -> str:
 
 
 def _missing_methods(spec: KindSpec, cls: type[Any]) -> str:
-    left = getattr(cls, "__abstractmethods__", frozenset())
+    left: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
     names = [name for name in spec.methods if name in left or not callable(getattr(cls, name, None))]
     return ", ".join([*names, *sorted(left - set(names))])
 
