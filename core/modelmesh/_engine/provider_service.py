@@ -189,6 +189,11 @@ class ProviderService:
             now: Monotonic time.
             told: Whether other processes are told; not of what is from them.
         """
+        self._telemetry.event(
+            EventType.PROVIDER_DEACTIVATED,
+            provider_id=self.name,
+            metadata={"cause": cause, "cooldown": None if rest == float("inf") else rest},
+        )
         self.deactivated = cause
         if auth:
             self.state.auth_valid = False
@@ -206,6 +211,11 @@ class ProviderService:
             self.is_moving = False
         if told and self.on_move is not None:
             self.on_move(self, None, now + rest)
+        self._telemetry.event(
+            EventType.PROVIDER_HEALTH_CHANGED,
+            provider_id=self.name,
+            metadata={"old": "healthy", "new": "unavailable", "status": "unavailable", "cause": cause},
+        )
 
     def recover(self, trigger: RecoveryTrigger, now: float, *, told: bool = True) -> None:
         """Make the provider callable again, and the models that its trouble had put in standby active."""

@@ -354,15 +354,7 @@ class Recorder:
         rest = None
         if call.policy.provider_recovery != "on_manual":
             rest = max(call.pool.rotation.recovery.rest_after(member.ejections + 1), at_least or 0.0)
-        self._telemetry.event(
-            EventType.PROVIDER_DEACTIVATED, provider_id=provider.name, metadata={"cause": cause, "cooldown": rest}
-        )
         provider.deactivate(cause, auth=auth, rest=NEVER if rest is None else rest, now=now)
-        self._telemetry.event(
-            EventType.PROVIDER_HEALTH_CHANGED,
-            provider_id=provider.name,
-            metadata={"old": "healthy", "new": "unavailable", "status": "unavailable", "cause": cause},
-        )
         self._telemetry.trace(
             Severity.ERROR,
             f"provider.{provider.name}",

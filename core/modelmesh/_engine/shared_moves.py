@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from modelmesh._engine.pool import NEVER
-from modelmesh.interfaces.observability import EventType
 from modelmesh.interfaces.strategy import RecoveryTrigger
 
 if TYPE_CHECKING:
     from modelmesh._engine.pool import CapabilityPool, Member
     from modelmesh._engine.provider_service import ProviderService
     from modelmesh._engine.shared_facts import Fact, SharedFacts
-    from modelmesh._engine.telemetry import Telemetry
     from modelmesh.interfaces.runtime import Clock
 
 _SHARED_RECOVERIES = frozenset(
@@ -35,13 +33,11 @@ class SharedMoves:
         pools: Mapping[str, CapabilityPool],
         providers: Mapping[str, ProviderService],
         clock: Clock,
-        telemetry: Telemetry,
     ) -> None:
         self._facts = facts
         self._pools = pools
         self._providers = providers
         self._clock = clock
-        self._telemetry = telemetry
 
     def attach(self) -> None:
         """Hear of every move from now on."""
@@ -109,9 +105,6 @@ class SharedMoves:
                 provider.recover(RecoveryTrigger(said["trigger"]), now, told=False)
         elif provider.deactivated is None and not _is_all_there_is(provider):
             cause, rest = str(said["cause"]), said["rest"]
-            self._telemetry.event(
-                EventType.PROVIDER_DEACTIVATED, provider_id=provider.name, metadata={"cause": cause, "cooldown": rest}
-            )
             provider.deactivate(
                 cause, auth=bool(said["auth"]), rest=NEVER if rest is None else float(rest), now=now, told=False
             )

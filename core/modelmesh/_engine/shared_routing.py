@@ -43,7 +43,7 @@ class SharedRouting:
         kept: KeptHeadroom | None = None,
     ) -> None:
         self._facts = SharedFacts(store, clock, random, telemetry, loop)
-        self._moves = SharedMoves(self._facts, pools, providers, clock, telemetry)
+        self._moves = SharedMoves(self._facts, pools, providers, clock)
         self._headroom = SharedHeadroom(self._facts, providers, kept)
         self._trials = SharedTrials(store, guard, self._facts, pools, clock, loop)
         self._sessions = SharedSessions(store, guard, self._facts, pools, lock, clock, random, loop)

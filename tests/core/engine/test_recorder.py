@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from modelmesh.errors import (
     AllProvidersExhaustedError,
+    AuthenticationError,
     InvalidRequestError,
     ProviderServerError,
     ProviderTimeoutError,
     RateLimitError,
 )
 from modelmesh.interfaces.observability import EventType, Severity
-from modelmesh.interfaces.provider import RateLimitStatus
+from modelmesh.interfaces.provider import ModelInfo, RateLimitStatus
 from modelmesh.statistics import StatsScope
-from modelmesh_cdk.testing import answer, fail, hang, pieces
+from modelmesh_cdk.testing import ScriptedProvider, answer, fail, hang, pieces
 
 Build = Callable[..., Any]
 DEBUG = {"tracing": {"min_severity": "debug"}}
@@ -111,6 +112,40 @@ def test_leaving_and_returning_are_told_with_reason_and_trigger(build: Build) ->
     )  # fmt: skip
     assert left.metadata == {"reason": "error_threshold", "failure_count": 1, "error_rate": 1.0, "cooldown": 60}
     assert returned.metadata == {"trigger": "cooldown_expired", "rested_seconds": 60}
+
+
+class Unreachable(ScriptedProvider):
+    """Does not answer probes."""
+
+    async def list_models(self) -> Sequence[ModelInfo]:
+        raise ProviderTimeoutError("nobody there")
+
+
+@pytest.mark.parametrize("how", ["call", "probe"])
+def test_a_provider_that_leaves_is_told_first_and_its_models_after_it(build: Build, how: str) -> None:
+    """Whoever found out: a call that its key did not open, or the probe at the start."""
+    refused = AuthenticationError("no", status_code=401)
+    world = build(
+        a=Unreachable([refused]), b=[], random=[0.0, 0.0], recovery={"probe_on_start": how == "probe"}, observe={}
+    )
+
+    if how == "probe":
+        world.mesh._graph.background[-1].result(timeout=10)
+    else:
+        world.ask()
+    events = world.seen().of(
+        EventType.PROVIDER_DEACTIVATED, EventType.MODEL_DEACTIVATED, EventType.PROVIDER_HEALTH_CHANGED
+    )
+
+    assert [event.event_type.value for event in events] == [
+        "provider_deactivated",
+        "model_deactivated",
+        "provider_health_changed",
+    ]
+    assert {event.provider_id for event in events} == {"a"}
+    cause = "startup_probe" if how == "probe" else "auth_failure"
+    assert events[0].metadata == {"cause": cause, "cooldown": 60.0}
+    assert events[2].metadata == {"old": "healthy", "new": "unavailable", "status": "unavailable", "cause": cause}
 
 
 def test_events_carry_the_wall_clock_in_utc(build: Build) -> None:
