@@ -18,7 +18,7 @@ from modelmesh_cdk.testing.faults import CLOSE, Action, RecordedRequest
 
 GREY_SHARE = 0.3
 DEADLINE = 8.0
-STALL = 0.6
+STALL = 1.5
 """Seconds after which a silent provider is given up."""
 FLAP = 0.5
 """Seconds a flapping provider is up, and then down."""

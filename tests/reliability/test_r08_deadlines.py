@@ -244,7 +244,7 @@ def test_a_provider_that_does_not_read_ends_with_the_total_clock(
         sockets.elsewhere(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
         clocks = {"connect": LONG, "first_token": LONG, "idle": LONG, "total": CLOCK}
         mesh = sockets.mesh(timeouts=clocks, deadline=2 * LONG, retry={"max_attempts": 0})
-        request = CompletionRequest([{"role": "user", "content": "x" * 16_000_000}])
+        request = CompletionRequest([{"role": "user", "content": "x" * 8_000_000}])
 
         async def main() -> tuple[BaseException, float, float]:
             async with mesh:
