@@ -17,6 +17,7 @@ from modelmesh._engine.trace_context import RequestTrace, trace_headers
 from modelmesh.errors import (
     AllProvidersExhaustedError,
     CapabilityNotFoundError,
+    InvalidRequestError,
     ModelMeshError,
     ProviderError,
     RoutingError,
@@ -650,8 +651,13 @@ def payload_of(request: CompletionRequest) -> dict[str, Any]:
         payload["max_tokens"] = request.max_tokens
     if request.tools is not None:
         payload["tools"] = request.tools
-    if request.metadata:
-        payload.update(request.metadata.get("parameters", {}))
+    parameters = request.metadata.get("parameters") if request.metadata else None
+    if parameters is not None:
+        if not isinstance(parameters, Mapping):
+            raise InvalidRequestError(
+                f"metadata's parameters must be a mapping of OpenAI's parameters; it is a {type(parameters).__name__}"
+            )
+        payload.update(parameters)
     return payload
 
 

@@ -279,6 +279,33 @@ def test_complete_gives_back_the_callers_own_mistake(build: Build) -> None:
         build([InvalidRequestError("temperature is 7", status_code=400)]).complete("chat", HELLO)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"deadline": "soon"}, "number of seconds; it is a str"),
+        ({"deadline": True}, "number of seconds; it is a bool"),
+        ({"deadline": float("nan")}, "number of seconds; it is nan"),
+        ({"parameters": ["top_p"]}, "must be a mapping .* it is a list"),
+    ],
+    ids=["text", "truth", "nan", "list"],
+)
+def test_complete_refuses_metadata_that_means_nothing(build: Build, metadata: dict[str, Any], said: str) -> None:
+    """The caller is told; no provider is asked."""
+    provider = ScriptedProvider()
+
+    with pytest.raises(InvalidRequestError, match=said):
+        build(provider).complete("chat", CompletionRequest(HELLO.messages, metadata=metadata))
+
+    assert provider.requests == []
+
+
+def test_a_deadline_that_never_comes_is_none(build: Build) -> None:
+    """Infinity is a number of seconds, too."""
+    never = CompletionRequest(HELLO.messages, metadata={"deadline": float("inf")})
+
+    assert build([], timeouts={"total": None}).complete("chat", never).model == "m1"
+
+
 def test_complete_is_refused_on_the_meshs_own_loop(build: Build) -> None:
     """A connector that calls back into the mesh must await."""
 

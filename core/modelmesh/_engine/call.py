@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isinf, isnan
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.limits import BudgetReachedError
 from modelmesh._engine.model import STREAMING
 from modelmesh._engine.policies import PoolPolicy
-from modelmesh.errors import AllProvidersExhaustedError, DeadlineExceededError, ProviderError
+from modelmesh.errors import AllProvidersExhaustedError, DeadlineExceededError, InvalidRequestError, ProviderError
 from modelmesh.interfaces.provider import AttemptRecord, Operation, ProviderRequest, Receipt, Timeouts
 from modelmesh.interfaces.runtime import Clock, Random
 
@@ -105,7 +106,7 @@ class Call:
         self.during_rest: float | None = None
         self.partial = ""
         own = metadata.get("deadline") if metadata else None
-        seconds = self.policy.deadline if own is None else float(own)
+        seconds = self.policy.deadline if own is None else _seconds(own)
         self.deadline_at = None if seconds is None else started + seconds
         self.timeouts: Timeouts = self.policy.timeouts
 
@@ -176,3 +177,11 @@ class Call:
         error = DeadlineExceededError(seconds, pool_name=self.pool.name, attempts=len(self.attempts))
         error.receipt = self.receipt()
         return error
+
+
+def _seconds(own: object) -> float | None:
+    """Return a request's own deadline; None for one that never comes."""
+    if isinstance(own, bool) or not isinstance(own, (int, float)) or isnan(own):
+        found = own if isinstance(own, float) else f"a {type(own).__name__}"
+        raise InvalidRequestError(f"the request's deadline must be a number of seconds; it is {found}")
+    return None if isinf(own) and own > 0 else float(own)
