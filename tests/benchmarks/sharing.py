@@ -23,6 +23,8 @@ from modelmesh import ModelMesh
 from modelmesh.router import CompletionRequest
 
 REQUESTS = 200
+PATIENT = {"timeout": 30, "call_timeout": 30}
+"""What is measured is no outage, however busy the machine."""
 
 
 def mesh_over(url: str, storage: dict[str, Any]) -> ModelMesh:
@@ -108,13 +110,13 @@ def main() -> None:
         url = stack.enter_context(loopback.server())
         sections: dict[str, dict[str, Any]] = {
             "memory": {"connector": "modelmesh.memory.v1"},
-            "Redis": {"connector": "modelmesh.redis.v1", "url": redis.url},
+            "Redis": {"connector": "modelmesh.redis.v1", "url": redis.url, **PATIENT},
         }
         if chosen.profile:
             asyncio.run(profile(url, sections["Redis"]))
             return
         postgres = stack.enter_context(home.running_postgres(folder))
-        sections["PostgreSQL"] = {"connector": "modelmesh.postgres.v1", "url": postgres.url}
+        sections["PostgreSQL"] = {"connector": "modelmesh.postgres.v1", "url": postgres.url, **PATIENT}
         sections["Redis, lease_share: 0.01"] = {**sections["Redis"], "key_prefix": "blocks", "lease_share": 0.01}
         costs = asyncio.run(stores_network.request_cpu(sections, url))
         print("| store | CPU of a request | against memory | calls before the answer | after it |")
