@@ -66,6 +66,21 @@ def test_a_transaction_others_undid_is_tried_again(postgres: Any, code: str) -> 
     _drive(postgres, scenario)
 
 
+def test_what_a_socket_cannot_take_at_once_goes_out_whole(postgres: Any) -> None:
+    """A question of many megabytes is sent as the server reads it; given up half way, it leaves nothing behind."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await store.reserve("one", [CLAIM], lease=60.0)
+        names = ["budget", *(f"{number}-{'x' * 500}" for number in range(20_000))]
+        assert (await store.balances(names))["budget"] == Balance(0, 10)
+        given_up = asyncio.ensure_future(store.balances(names))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert (await store.balances(["budget"]))["budget"] == Balance(0, 10)
+
+    _drive(postgres, scenario)
+
+
 def test_claims_in_any_order_do_not_deadlock(postgres: Any) -> None:
     """Processes that claim on the same accounts in different orders all get their answers at once."""
 

@@ -16,6 +16,8 @@ import pytest
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "share-limits-between-processes.md"
 REDIS_URL = "redis://localhost:6379/0"
+PATIENT = "  timeout: 10.0\n  call_timeout: 10.0"
+"""A store that is late on a busy machine refuses, as it should, and says nothing about the budget."""
 
 
 @pytest.fixture
@@ -26,9 +28,9 @@ def configuration(shared: Any) -> str:
     assert found is not None
     assert REDIS_URL in found[1]
     if shared.kind == "redis":
-        return found[1].replace(REDIS_URL, f"{shared.server.url}\n  key_prefix: {shared.name}")
+        return found[1].replace(REDIS_URL, f"{shared.server.url}\n  key_prefix: {shared.name}\n{PATIENT}")
     text = found[1].replace("modelmesh.redis.v1", "modelmesh.postgres.v1")
-    return text.replace(REDIS_URL, f"{shared.server.url}\n  schema: {shared.name}")
+    return text.replace(REDIS_URL, f"{shared.server.url}\n  schema: {shared.name}\n{PATIENT}")
 
 
 @pytest.fixture
