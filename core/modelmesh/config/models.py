@@ -577,7 +577,7 @@ class StorageConfig(Section):
         default_factory=LockingConfig, description="How processes that share the store keep from writing at once."
     )
     call_timeout: PositiveDuration = Field(
-        default=0.25, description="What a request may wait for a shared store (duration)."
+        default=0.2, description="What a request may wait for a shared store (duration)."
     )
     on_store_error: OnStoreErrorConfig = Field(
         default_factory=OnStoreErrorConfig, description="What happens to limits while the store does not answer."

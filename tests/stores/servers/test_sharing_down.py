@@ -17,7 +17,7 @@ from modelmesh import ModelMesh
 from modelmesh.errors import ModelMeshError
 from modelmesh.router import CompletionRequest
 
-WAIT = 0.25
+WAIT = 0.2
 """What a request may wait for the store (``call_timeout``)."""
 SLACK = 0.15
 """Seconds by which a busy machine may be late."""
