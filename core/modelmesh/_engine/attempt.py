@@ -74,7 +74,8 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
         else:
             chosen, others = _put_off(chosen, others)
     passed: list[Member] = []
-    for member in _walk(call, chosen, others, failed, passed):
+    rested: list[Member] = []
+    for member in _walk(call, chosen, others, failed, (passed, rested)):
         _check_caps(call, last)
         error = yield member
         if error is None:
@@ -111,7 +112,7 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
         last = yield from _retries(call, list(failed.values()), failed)
         if last is None:
             return
-    for member in _returned(call, failed):  # during the waits
+    for member in _returned(call, failed, rested):  # during the waits
         _check_caps(call, last)
         error = yield member
         if error is None:
@@ -124,34 +125,50 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
 
 
 def _walk(
-    call: Call, chosen: Member, others: Iterable[Member], failed: Failures, passed: list[Member]
+    call: Call, chosen: Member, others: Iterable[Member], failed: Failures, aside: tuple[list[Member], list[Member]]
 ) -> Iterator[Member]:
     """Yield each candidate once while it is active; a member whose trial call runs already goes last.
 
-    After them come those that rested when the request was routed and have returned since: their place is behind
-    whoever the strategy chose among. Whom another process turned out to try, as ``passed`` notes meanwhile, comes once
-    more at the end: nobody else is left then.
+    After them come those that rested when the request was routed, or when their turn came, and have returned since:
+    their place is behind whoever the strategy chose among.
+
+    Args:
+        call: The request.
+        chosen: The strategy's choice.
+        others: The remaining candidates, best first.
+        failed: Who was called for this request and failed.
+        aside: Whom another process turned out to try, as is noted meanwhile: they come once more at the end, when
+            nobody else is left. And who rested when their turn came, which is noted here.
     """
+    passed, rested = aside
     late: list[Member] = []
     if chosen.is_on_trial():
         late.append(chosen)
     elif chosen.active:
         yield chosen
+    else:
+        rested.append(chosen)
     for member in others:
         if member.is_on_trial():
             late.append(member)
         elif member.active:
             yield member
-    yield from (member for member in late if member.active)
-    yield from _returned(call, failed)
+        else:
+            rested.append(member)
+    for member in late:
+        if member.active:
+            yield member
+        else:
+            rested.append(member)
+    yield from _returned(call, failed, rested)
     for member in passed:
         if member.active:
             yield member
 
 
-def _returned(call: Call, failed: Failures) -> Iterator[Member]:
-    """Yield those that rested when the request was routed, are active now and were not called for it."""
-    for member in call.route.rested():
+def _returned(call: Call, failed: Failures, rested: list[Member]) -> Iterator[Member]:
+    """Yield those that rested when the request was routed or at their turn, are active now and were not called."""
+    for member in (*rested, *call.route.rested()):
         if member.active and member.model_id not in failed:
             yield member
 

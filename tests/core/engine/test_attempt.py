@@ -82,6 +82,30 @@ def test_resting_models_come_after_active_ones_and_before_retries(build: Build, 
     assert world.clock.sleeps == []
 
 
+def test_a_model_that_rests_only_when_its_turn_comes_is_asked_once_it_is_back(build: Build, outcomes: Outcomes) -> None:
+    """It was a candidate, others put it to rest and took it back: the request has not asked it yet."""
+
+    class Meddling(ScriptedProvider):
+        def __init__(self, act: Callable[[], None]) -> None:
+            super().__init__(default=DOWN)
+            self.act = act
+
+        async def complete(self, request: Any) -> Any:
+            self.act()
+            return await super().complete(request)
+
+    world = build(
+        a=Meddling(lambda: world.pool.deactivate(world.member("b").model, "error_threshold")),
+        b=["back"],
+        c=Meddling(lambda: world.pool.recover(world.member("b").model)),
+        retry=NO_RETRY,
+    )
+
+    reply = world.ask()
+
+    assert outcomes(reply.metadata["receipt"]) == "a:server_error c:server_error b:success"
+
+
 def test_the_resting_model_that_is_due_first_is_asked_first(build: Build, outcomes: Outcomes) -> None:
     """Among resting models the one whose rest ends soonest has healed most likely."""
     world = build(a=[], b=[], c=[DOWN])
