@@ -111,11 +111,20 @@ class LoadedPlugin:
 
 @dataclass(frozen=True, slots=True)
 class PluginProblem:
-    """A plugin that cannot be used, why, and what to do."""
+    """A plugin that cannot be used, why, and what to do.
+
+    Attributes:
+        plugin: Which one.
+        reason: One line.
+        remedy: What to do, a command where there is one.
+        needs: What is not installed and would make it work: an extra of its distribution (``[redis]``) or a module.
+            Empty when something is wrong with the plugin.
+    """
 
     plugin: Plugin
     reason: str
     remedy: str
+    needs: str = ""
 
     def __str__(self) -> str:
         plugin = self.plugin
@@ -125,16 +134,20 @@ class PluginProblem:
 
 @dataclass(frozen=True, slots=True)
 class PluginRow:
-    """A line of ``modelmesh plugins``."""
+    """A line of ``modelmesh plugins``.
+
+    Those of ``status`` ``needs`` are in order, and lack only the optional library that ``needs`` names.
+    """
 
     kind: str
     id: str
     distribution: str
     version: str
-    status: Literal["found", "loaded", "broken"]
+    status: Literal["found", "loaded", "needs", "broken"]
     summary: str = ""
     reason: str = ""
     remedy: str = ""
+    needs: str = ""
 
 
 class PluginHost:
@@ -494,7 +507,8 @@ def _distribution(plugin: Plugin) -> Any:
 def _row(plugin: Plugin, cls: type[Any] | None, problem: PluginProblem | None) -> PluginRow:
     who = (plugin.kind, plugin.id, plugin.distribution, plugin.version)
     if problem is not None:
-        return PluginRow(*who, "broken", reason=problem.reason, remedy=problem.remedy)
+        status: Literal["needs", "broken"] = "needs" if problem.needs else "broken"
+        return PluginRow(*who, status, reason=problem.reason, remedy=problem.remedy, needs=problem.needs)
     if cls is None:
         return PluginRow(*who, "found")
     return PluginRow(*who, "loaded", (cls.__doc__ or "").strip().split("\n")[0])
@@ -549,16 +563,20 @@ def _bad_offer(plugin: Plugin, spec: KindSpec, offered: object) -> PluginProblem
 
 def _missing_module(plugin: Plugin, error: ModuleNotFoundError) -> PluginProblem:
     """Tell a plugin whose own module is gone from one whose optional library is not installed."""
-    missing = (error.name or "").split(".")[0]
+    name = error.name or ""
+    missing = name.split(".")[0]
     own = plugin.value.split(":")[0]
-    if error.name is not None and (own == error.name or own.startswith(f"{error.name}.")):
-        return PluginProblem(
-            plugin, f"its module {own} is missing", f"pip install --force-reinstall {plugin.distribution}"
-        )
     reason = f"{type(error).__name__}: {_first_line(error)}"
-    extra = extra_with(_distribution(plugin), missing)
+    extra = extra_with(_distribution(plugin), missing) if missing else None
+    if not extra and missing in ("", own.split(".")[0]):
+        gone = own == name or own.startswith(f"{name}.")
+        return PluginProblem(
+            plugin,
+            f"its module {own} is missing" if gone else reason,
+            f"pip install --force-reinstall {plugin.distribution}",
+        )
     remedy = f"pip install '{plugin.distribution}[{extra}]'" if extra else f"pip install {missing}"
-    return PluginProblem(plugin, reason, remedy)
+    return PluginProblem(plugin, reason, remedy, needs=f"[{extra}]" if extra else missing)
 
 
 def _first_line(error: BaseException) -> str:

@@ -101,19 +101,46 @@ def test_plugins_as_json_are_for_programs(run: Run) -> None:
 
     assert {row["kind"] for row in rows} == {"strategies"}
     assert "modelmesh.round-robin.v1" in {row["id"] for row in rows}
-    assert set(rows[0]) == {"kind", "id", "distribution", "version", "status", "summary", "reason", "remedy"}
+    assert set(rows[0]) == {"kind", "id", "distribution", "version", "status", "summary", "reason", "remedy", "needs"}
 
 
 def test_plugins_say_why_one_is_broken(run: Run, tmp_path: Path) -> None:
     """The reason and the remedy stand below the table, and the others are listed as ever."""
-    publish(tmp_path / "first", "[modelmesh.providers]\nacme.chat.v1 = acme_cli:Chat\n", acme_cli="import acme_wire")
+    publish(tmp_path / "first", "[modelmesh.providers]\nacme.chat.v1 = acme_cli:Chat\n", acme_cli="1 / 0")
 
     result = run("plugins")
 
     assert result.returncode == 0
-    assert "providers acme.chat.v1 (acme-cli 2.0): ModuleNotFoundError: No module named 'acme_wire'" in result.stdout
-    assert "  try: pip install acme_wire" in result.stdout
+    assert "providers acme.chat.v1 (acme-cli 2.0): importing acme_cli:Chat raised ZeroDivisionError" in result.stdout
+    assert "  try: report it to the author of acme-cli, or uninstall it" in result.stdout
     assert "modelmesh.simulator.v1" in result.stdout
+
+
+def test_plugins_without_their_optional_library_are_not_called_broken(run: Run, tmp_path: Path) -> None:
+    """A row says what is needed, and one line below the tables what brings it, for a stranger's as for our own."""
+    publish(tmp_path / "first", "[modelmesh.providers]\nacme.chat.v1 = acme_cli:Chat\n", acme_cli="import acme_wire")
+    absent = "raise ModuleNotFoundError(\"No module named 'redis'\", name='redis')"
+    write(tmp_path / "first", redis__py=absent)
+
+    result = run("plugins")
+
+    assert result.returncode == 0
+    assert "broken" not in result.stdout
+    assert "needs [redis]" in result.stdout
+    assert "to use modelmesh.redis.v1, redis.redis.v1: pip install 'modelmesh-router[redis]'\n" in result.stdout
+    assert "needs acme_wire" in result.stdout
+    assert "to use acme.chat.v1: pip install acme_wire\n" in result.stdout
+
+
+def test_plugins_as_json_name_the_optional_library(run: Run, tmp_path: Path) -> None:
+    """A program tells one that lacks a library from a broken one."""
+    publish(tmp_path / "first", "[modelmesh.providers]\nacme.chat.v1 = acme_cli:Chat\n", acme_cli="import acme_wire")
+
+    result = run("plugins", "--json", "--kind", "providers")
+
+    (row,) = [row for row in json.loads(result.stdout) if row["id"] == "acme.chat.v1"]
+    assert result.returncode == 0
+    assert (row["status"], row["needs"], row["remedy"]) == ("needs", "acme_wire", "pip install acme_wire")
 
 
 def test_plugins_survive_a_damaged_distribution(run: Run, tmp_path: Path) -> None:
@@ -267,6 +294,22 @@ def test_without_the_cli_extra_the_answer_is_the_command_that_brings_it(
     assert result.stdout == ""
     assert library in result.stderr
     assert f"try: pip install 'modelmesh-router[{extra}]'" in result.stderr
+
+
+def test_a_command_without_its_optional_library_says_in_the_list_what_it_needs(run: Run, tmp_path: Path) -> None:
+    """It is not called broken; those that have all they need are described as ever."""
+    absent = "raise ModuleNotFoundError(\"No module named 'rich'\", name='rich')"
+    publish(
+        tmp_path / "first", "[modelmesh.commands]\nhello = acme_cli:hello\n", rich=absent, acme_cli="import acme_wire"
+    )
+
+    (plugins, hello, check) = (
+        next(line.split(maxsplit=1)[1] for line in run("--help").stdout.splitlines() if line.startswith(f"  {name} "))
+        for name in ("plugins", "hello", "check")
+    )
+
+    assert (plugins, hello) == ("(needs [cli])", "(needs acme_wire)")
+    assert "configuration" in check
 
 
 def test_the_list_of_commands_tells_each_in_a_whole_sentence(run: Run) -> None:

@@ -273,6 +273,22 @@ def test_a_plugin_whose_own_module_is_gone_is_to_be_installed_again(site: Site, 
 
     with pytest.raises(PluginError, match="pip install --force-reinstall acme-bad"):
         host.find("providers", "acme.bad.v1")
+    assert [problem.needs for problem in host.problems()] == [""]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import acme_bad.wire", "raise ModuleNotFoundError('nothing to see')"],
+    ids=["another module of its own", "no name"],
+)
+def test_a_module_that_no_library_brings_is_the_plugins_own_fault(site: Site, host: PluginHost, source: str) -> None:
+    """Nothing is advised to be installed but the plugin itself."""
+    site.publish("acme-bad", {"providers": {"acme.bad.v1": "acme_bad:Provider"}}, acme_bad=source)
+
+    (row,) = [row for row in host.list_plugins(["providers"]) if row.id == "acme.bad.v1"]
+
+    assert (row.status, row.needs) == ("broken", "")
+    assert row.remedy == "pip install --force-reinstall acme-bad"
 
 
 @pytest.mark.parametrize(
@@ -409,7 +425,7 @@ def test_the_listing_shows_what_works_and_why_the_rest_does_not(site: Site, host
     rows = {row.id: row for row in host.list_plugins(["providers"])}
 
     assert (rows["acme.good.v1"].status, rows["acme.good.v1"].summary) == ("loaded", "Answers for Acme.")
-    assert rows["acme.bad.v1"].status == "broken"
+    assert (rows["acme.bad.v1"].status, rows["acme.bad.v1"].needs) == ("needs", "acme_wire")
     assert "acme_wire" in rows["acme.bad.v1"].reason
     assert rows["acme.bad.v1"].remedy == "pip install acme_wire"
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from modelmesh.plugins import KINDS, PluginHost, PluginRow
 
-_COLOURS = {"loaded": "green", "found": "cyan", "broken": "red"}
+_COLOURS = {"loaded": "green", "found": "cyan", "needs": "default", "broken": "red"}
 _ENOUGH = 24
 """Characters below which a summary says too little to be shown."""
 
@@ -24,7 +24,7 @@ _ENOUGH = 24
 def command(as_json: bool, kind: str | None, load: bool) -> None:
     """List the installed connectors.
 
-    Those that cannot be used are followed by the reason and the remedy.
+    Those that wait for an optional library, and those that are broken, are followed by what to do.
     """
     rows = PluginHost().list_plugins([kind] if kind else list(KINDS), load=load)
     if as_json:
@@ -34,15 +34,30 @@ def command(as_json: bool, kind: str | None, load: bool) -> None:
     for each in dict.fromkeys(row.kind for row in rows):
         console.print(f"[bold]{each}[/]")
         console.print(_table([row for row in rows if row.kind == each], width=console.width))
+    for line in [*_hints(rows), *_failures(rows)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _hints(rows: list[PluginRow]) -> list[str]:
+    """Return a line for each optional library that is missing, with all that would use it."""
+    waiting: dict[str, list[str]] = {}
     for row in rows:
-        if row.status == "broken":
-            text = f"{row.kind} {row.id} ({row.distribution} {row.version}): {row.reason}\n  try: {row.remedy}"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if row.status == "needs":
+            waiting.setdefault(row.remedy, []).append(row.id)
+    return [f"to use {', '.join(ids)}: {remedy}" for remedy, ids in waiting.items()]
+
+
+def _failures(rows: list[PluginRow]) -> list[str]:
+    return [
+        f"{row.kind} {row.id} ({row.distribution} {row.version}): {row.reason}\n  try: {row.remedy}"
+        for row in rows
+        if row.status == "broken"
+    ]
 
 
 def _table(rows: list[PluginRow], *, width: int) -> Table:
     """Return a grid of one kind; what a connector does is cut, or left out where there is no room for it."""
-    cells = [(f"  {row.id}", row.status, f"{row.distribution} {row.version}") for row in rows]
+    cells = [(f"  {row.id}", f"{row.status} {row.needs}".rstrip(), f"{row.distribution} {row.version}") for row in rows]
     widths = [max(len(cell[place]) for cell in cells) for place in range(3)]
     table = Table.grid(padding=(0, 2))
     for each in widths:
@@ -50,7 +65,9 @@ def _table(rows: list[PluginRow], *, width: int) -> Table:
     # Cut here and not by the table, which takes from every column alike and so cuts the IDs, too.
     room = width - sum(widths) - 2 * len(widths)
     for row, (name, status, origin) in zip(rows, cells, strict=True):
-        rest = Text(row.summary or row.reason)
+        # A missing library is told below the tables, once for all that wait for it.
+        rest = Text(row.summary or ("" if row.needs else row.reason))
         rest.truncate(room, overflow="ellipsis")
-        table.add_row(name, f"[{_COLOURS[status]}]{status}[/]", origin, *([rest] if room >= _ENOUGH else []))
+        state = Text(status, style=_COLOURS[row.status])
+        table.add_row(name, state, origin, *([rest] if room >= _ENOUGH else []))
     return table

@@ -57,18 +57,19 @@ def _broken(name: str, entry_point: Any, error: Exception) -> click.Command:
     """Stand in for a command that cannot be imported."""
     owner = entry_point.dist.name if entry_point.dist is not None else "an unknown distribution"
     reason = Redactor().text(str(error).split("\n")[0])
+    remedy, state = f"pip install --upgrade '{owner}'", f"broken: {type(error).__name__}"
+    if isinstance(error, ModuleNotFoundError):
+        own = "cli" if error.name == "rich" else "server"
+        extra = own if owner == "modelmesh-router" else None
+        remedy = f"pip install '{owner}[{extra}]'" if extra else f"pip install {error.name}"
+        state = f"needs [{extra}]" if extra else f"needs {error.name}"
 
     def explain() -> None:
-        remedy = f"pip install --upgrade '{owner}'"
-        if isinstance(error, ModuleNotFoundError):
-            own = "cli" if error.name == "rich" else "server"
-            extra = own if owner == "modelmesh-router" else None
-            remedy = f"pip install '{owner}[{extra}]'" if extra else f"pip install {error.name}"
         raise click.ClickException(
             f"cannot run {name!r}, declared by {owner}\n  reason: {type(error).__name__}: {reason}\n  try: {remedy}"
         )
 
-    return click.Command(name, callback=explain, help=f"(broken: {type(error).__name__})", short_help="(broken)")
+    return click.Command(name, callback=explain, help=f"({state})", short_help=f"({state})")
 
 
 @click.group(cls=PluginGroup, context_settings={"help_option_names": ["-h", "--help"]})
