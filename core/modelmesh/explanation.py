@@ -13,8 +13,9 @@ from modelmesh._engine.requirements import Needs
 from modelmesh.errors import RoutingError, UnsupportedRequestError
 
 if TYPE_CHECKING:
+    from modelmesh._engine.member import Member
     from modelmesh._engine.pipeline import PipelineContext, PipelineRequest, PipelineStage, RoutingPipeline
-    from modelmesh._engine.pool import CapabilityPool, Member
+    from modelmesh._engine.pool import CapabilityPool
 
 
 @dataclass(slots=True)

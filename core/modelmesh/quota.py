@@ -10,7 +10,7 @@ from modelmesh.interfaces.ledger import NANO_USD, Ledger
 
 if TYPE_CHECKING:
     from modelmesh._engine.kept_headroom import Seen
-    from modelmesh._engine.limits import Limit
+    from modelmesh._engine.limit_rules import Limit
     from modelmesh._engine.provider_service import ProviderService
     from modelmesh.interfaces.provider import RateLimitStatus
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelmesh._engine.build_context import context_of
 from modelmesh._engine.changes import Changes
-from modelmesh._engine.limits import provider_limits
+from modelmesh._engine.limit_rules import provider_limits
 from modelmesh._engine.model import ModelDefinition, delivery_of
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.provider_service import ProviderService

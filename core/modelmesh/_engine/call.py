@@ -14,8 +14,9 @@ from modelmesh.interfaces.provider import AttemptRecord, Operation, ProviderRequ
 from modelmesh.interfaces.runtime import Clock, Random
 
 if TYPE_CHECKING:
+    from modelmesh._engine.member import Member
     from modelmesh._engine.pipeline import PipelineResult
-    from modelmesh._engine.pool import CapabilityPool, Member
+    from modelmesh._engine.pool import CapabilityPool
     from modelmesh._engine.trace_context import RequestTrace
     from modelmesh.interfaces.observability import RequestLogEntry
     from modelmesh.middleware import MiddlewareContext

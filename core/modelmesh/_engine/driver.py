@@ -17,7 +17,7 @@ from modelmesh._engine.attempt import Pause, Steps, attempts
 from modelmesh._engine.call import Call
 from modelmesh._engine.deadlines import Deadlines
 from modelmesh._engine.limits import Hold, Limits
-from modelmesh._engine.pool import Member
+from modelmesh._engine.member import Member
 from modelmesh._engine.recorder import Recorder
 from modelmesh._engine.streaming import StreamProgress
 from modelmesh._engine.tokens import estimate_usage

@@ -18,7 +18,7 @@ from modelmesh.middleware import MiddlewareContext, MiddlewareStack, ShortCircui
 
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
-    from modelmesh._engine.pool import Member
+    from modelmesh._engine.member import Member
     from modelmesh._engine.streaming import StreamProgress
 
 

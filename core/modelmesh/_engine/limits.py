@@ -7,48 +7,31 @@ store that many share. Models without limits cost nothing here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelmesh._engine.block_ledger import BlockLedger
-from modelmesh._engine.tokens import estimate_prompt
-from modelmesh._engine.windows import CalendarWindow
+from modelmesh._engine.estimates import Estimate, estimated
+from modelmesh._engine.limit_rules import Limit
+from modelmesh._engine.policies import RATE_LIMITED
 from modelmesh.errors import BudgetExceededError, ProviderError, QuotaExhaustedError, RateLimitError, StateStoreError
-from modelmesh.interfaces.ledger import NANO_USD, Claim, Ledger, RateClaim, Verdict, WindowClaim
+from modelmesh.interfaces.ledger import NANO_USD, Claim, Ledger, Verdict, WindowClaim
 from modelmesh.interfaces.observability import Severity
-from modelmesh.interfaces.provider import AttemptRecord, ModelPricing, TokenUsage
-from modelmesh.interfaces.strategy import DeactivationReason
+from modelmesh.interfaces.provider import AttemptRecord
 
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
-    from modelmesh._engine.pool import Member
+    from modelmesh._engine.member import Member
     from modelmesh._engine.telemetry import Telemetry
     from modelmesh.interfaces.runtime import Clock
 
-Unit = Literal["requests", "tokens", "nano_usd"]
-
-UNKNOWN_OUTPUT_TOKENS = 1_024
-"""Output tokens counted on where neither the request nor the model says how many there may be."""
-
-_NO_LIMIT = 2**53 - 1
 _LEASE_MARGIN = 30.0
 """Seconds by which a lease outlasts the longest attempt."""
-_FOREVER = 400 * 86_400.0
-"""Seconds an account without a window is kept after its last change."""
-_AFTERWARDS = 3 * 86_400.0
-"""Seconds a window's account is kept after its end: a clock that was put forward may be put back into it."""
-_PROMPT_MARGIN = 1.25
-"""How much larger than estimated a prompt is taken to be: estimates err on the side of having spent."""
-
 
 HELD_SECONDS = 1.0
 """After what time a limit is asked again that is not spent, but held by requests on their way."""
-
-RATE_LIMITED = "rate_limited"
-"""Reason of a model that rests for moments: for a rate, or until others give back what they hold."""
 
 StoreErrorPolicy = Literal["local", "closed", "open"]
 
@@ -72,99 +55,6 @@ class Fallback:
     )
     ledger: Ledger | None = None
     processes: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """One limit as configured.
-
-    Attributes:
-        account: Its name in the ledger; the window's name follows it.
-        unit: What is counted.
-        amount: The most, in that unit.
-        reason: Why a model rests when it is reached.
-        subject: What it is a limit of, for people.
-        provider_wide: Whether reaching it puts every model of the provider to rest.
-        window: Calendar window, or None.
-        period: Seconds over which a rate flows back; None for windows.
-        burst: How much of a rate may go at once.
-        budget: ``daily``, ``monthly`` or ``pool`` for limits on money.
-        alert: Share of the limit at which it is traced, once a window.
-        enforce: Whether it stops calls.
-        unpriced: Nano-USD that a request without a price is counted as.
-    """
-
-    account: str
-    unit: Unit
-    amount: int
-    reason: str
-    subject: str
-    provider_wide: bool = True
-    window: CalendarWindow | None = None
-    period: float | None = None
-    burst: int = 1
-    budget: str = ""
-    alert: float | None = None
-    enforce: bool = True
-    unpriced: int = 0
-
-    @property
-    def kind(self) -> Literal["budget", "quota", "rate_limit"]:
-        """What ``on_store_error`` knows it as."""
-        if self.unit == "nano_usd":
-            return "budget"
-        return "rate_limit" if self.account.startswith("rate/") else "quota"
-
-    def claim(self, amount: int, now: float, *, share: int = 1) -> Claim:
-        """Return the claim on so much of it.
-
-        Args:
-            amount: In its unit.
-            now: Unix time, for the window.
-            share: Into how many parts the limit is divided, of which one is claimed from.
-        """
-        if self.period is not None:
-            burst = max(1, self.burst // share)
-            # A rate cannot give more at once than its burst; a larger request takes all of it.
-            return RateClaim(self.account, min(amount, burst), max(1, self.amount // share), self.period, burst)
-        limit = self.amount // share if self.enforce else _NO_LIMIT
-        if self.window is None:
-            return WindowClaim(self.account, amount, limit, _FOREVER)
-        name, ends = self.window.at(now)
-        return WindowClaim(f"{self.account}/{name}", amount, limit, ends - now + _AFTERWARDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a request takes.
-
-    Attributes:
-        tokens: Input and output.
-        nano_usd: Their price; None where it is not known.
-        is_bounded: Whether it is the most there can be, since the caller limited the output; otherwise a guess.
-        least_tokens: Input alone, as estimated and no more.
-        least_nano_usd: The price of that, with no output.
-    """
-
-    tokens: int
-    nano_usd: int | None
-    is_bounded: bool
-    least_tokens: int = 0
-    least_nano_usd: int = 0
-
-    def least(self, limit: Limit) -> int:
-        """Return what it takes at any rate, in a limit's unit."""
-        if limit.unit == "tokens":
-            return self.least_tokens
-        return self.of(limit) if self.nano_usd is None else self.least_nano_usd
-
-    def of(self, limit: Limit) -> int:
-        """Return it in a limit's unit."""
-        if limit.unit == "requests":
-            return 1
-        if limit.unit == "tokens":
-            return self.tokens
-        return limit.unpriced if self.nano_usd is None else self.nano_usd
 
 
 @dataclass(slots=True)
@@ -499,29 +389,6 @@ def _spent(hold: Hold, record: AttemptRecord) -> dict[str, int]:
     return amounts
 
 
-def estimated(payload: Mapping[str, Any], member: Member) -> Estimate:
-    """Return what a request takes, as far as can be known before it is made.
-
-    Output is bounded by the request's ``max_completion_tokens`` or ``max_tokens``. Where it has none, it is taken to be
-    `UNKNOWN_OUTPUT_TOKENS`, or the model's ``max_output_tokens`` if that is less; an answer may then pass it.
-    """
-    prompt = estimate_prompt(payload)
-    tokens_in = int(prompt * _PROMPT_MARGIN) + 8
-    asked = payload.get("max_completion_tokens") or payload.get("max_tokens")
-    answers = payload.get("n")
-    is_bounded = isinstance(asked, int) or "messages" not in payload
-    if not isinstance(asked, int):
-        declared = member.model.definition.constraints.get("max_output_tokens")
-        asked = min(declared or UNKNOWN_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS) if "messages" in payload else 0
-    tokens_out = asked * answers if isinstance(answers, int) and answers > 0 else asked
-    pricing: ModelPricing | None = member.model.definition.pricing
-    cost, least = None, 0
-    if pricing is not None:
-        cost = ceil(round(pricing.cost(TokenUsage(tokens_in, tokens_out)) * NANO_USD, 3))
-        least = ceil(round(pricing.cost(TokenUsage(prompt, 0)) * NANO_USD, 3))
-    return Estimate(tokens_in + tokens_out, cost, is_bounded, prompt, least)
-
-
 def _busy(member: Member) -> ProviderError | None:
     """Return the error of a provider that has as many calls of this process running as it may."""
     provider = member.model.provider
@@ -534,103 +401,3 @@ def _busy(member: Member) -> ProviderError | None:
         provider_id=provider.name,
         model_id=member.model_id,
     )
-
-
-def provider_limits(name: str, budget: Any, quota: Any, rate: Any) -> tuple[Limit, ...]:
-    """Return the limits of a provider's configuration sections, any of which may be None."""
-    limits: list[Limit] = []
-    if budget is not None:
-        for kind, dollars in (("daily", budget.daily_limit), ("monthly", budget.monthly_limit)):
-            if dollars is not None:
-                limits.append(
-                    Limit(
-                        f"budget/provider/{name}/{kind}",
-                        "nano_usd",
-                        round(dollars * NANO_USD),
-                        DeactivationReason.BUDGET_EXCEEDED.value,
-                        f"the {kind} budget of ${dollars:g} for provider {name!r}",
-                        window=CalendarWindow("daily" if kind == "daily" else "monthly", budget.timezone),
-                        budget=kind,
-                        alert=budget.alert_threshold,
-                        enforce=budget.enforce,
-                        unpriced=round((budget.unpriced_request or 0.0) * NANO_USD),
-                    )
-                )
-    if quota is not None:
-        limits += _quota_limits(name, quota)
-    if rate is not None:
-        limits += [
-            Limit(
-                f"rate/provider/{name}/{word}",
-                unit,
-                most,
-                "rate_limited",
-                f"the rate limit of {most} {unit} a minute for provider {name!r}",
-                provider_wide=False,
-                period=60.0,
-                burst=max(1, round(most * rate.burst)),
-            )
-            for word, unit, most in (("rpm", _REQUESTS, rate.rpm), ("tpm", _TOKENS, rate.tpm))
-            if most is not None
-        ]
-    return tuple(limits)
-
-
-_REQUESTS: Unit = "requests"
-_TOKENS: Unit = "tokens"
-
-
-def _quota_limits(name: str, quota: Any) -> Sequence[Limit]:
-    schedule = quota.reset_schedule
-    rolling = quota.rolling_window if schedule == "rolling" else None
-    return [
-        Limit(
-            f"quota/provider/{name}/{schedule}/{unit}",
-            unit,
-            most,
-            DeactivationReason.QUOTA_EXHAUSTED.value,
-            f"the {schedule} quota of {most} {unit} at provider {name!r}",
-            window=None if schedule == "rolling" else CalendarWindow(schedule, quota.timezone),
-            period=rolling,
-            burst=most,
-        )
-        for unit, most in ((_REQUESTS, quota.requests), (_TOKENS, quota.tokens))
-        if most is not None
-    ]
-
-
-def pool_limits(pool: str, model: str, rules: Any) -> tuple[Limit, ...]:
-    """Return the limits that a pool's ``deactivation`` section sets for one of its models."""
-    window = None if rules.quota_window is None else CalendarWindow(rules.quota_window, rules.timezone)
-    span = "" if rules.quota_window is None else f"{rules.quota_window} "
-    limits: list[Limit] = []
-    for unit, most, reason in (
-        (_REQUESTS, rules.request_limit, DeactivationReason.REQUEST_LIMIT),
-        (_TOKENS, rules.token_limit, DeactivationReason.TOKEN_LIMIT),
-    ):
-        if most is not None:
-            limits.append(
-                Limit(
-                    f"limit/pool/{pool}/{model}/{unit}",
-                    unit,
-                    most,
-                    reason.value,
-                    f"the {span}limit of {most} {unit} for {model!r} in pool {pool!r}",
-                    provider_wide=False,
-                    window=window,
-                )
-            )
-    if rules.budget_limit is not None:
-        limits.append(
-            Limit(
-                f"budget/pool/{pool}/{model}",
-                "nano_usd",
-                round(rules.budget_limit * NANO_USD),
-                DeactivationReason.BUDGET_EXCEEDED.value,
-                f"the {span}budget of ${rules.budget_limit:g} for {model!r} in pool {pool!r}",
-                provider_wide=False,
-                window=window,
-                budget="pool",
-            )
-        )
-    return tuple(limits)

@@ -10,7 +10,7 @@ from modelmesh.interfaces.provider import ModelPricing
 from modelmesh.state import ModelState
 
 if TYPE_CHECKING:
-    from modelmesh._engine.pool import Member
+    from modelmesh._engine.member import Member
     from modelmesh._engine.provider_service import ProviderService
 
 SYNC, STREAMING, BATCH = "sync", "streaming", "batch"

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from modelmesh._engine.member import Member
 from modelmesh._engine.model import SYNC, Model
-from modelmesh._engine.pool import CapabilityPool, Member
+from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.requirements import Fit, Needs, unsupported
 from modelmesh._engine.resolver import CapabilityResolver, Resolution
 from modelmesh.errors import NoActiveModelError, RoutingError, UnsupportedRequestError

@@ -8,6 +8,10 @@ from typing import Literal
 from modelmesh._engine.retry import RetryPolicy
 from modelmesh.interfaces.provider import Timeouts
 
+RATE_LIMITED = "rate_limited"
+"""Reason of a model that rests for moments: because its provider said for how long, for a rate, or until others give
+back what they hold of a limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeactivationRules:

@@ -28,7 +28,7 @@ from modelmesh.state import ProviderState
 from modelmesh.statistics import StatsScope
 
 if TYPE_CHECKING:
-    from modelmesh._engine.limits import Limit
+    from modelmesh._engine.limit_rules import Limit
     from modelmesh._engine.model import Model
     from modelmesh._engine.telemetry import Telemetry
     from modelmesh.statistics import StatisticsCollector

@@ -7,7 +7,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.call import Call
-from modelmesh._engine.pool import NEVER, RATE_LIMITED, CapabilityPool, Member
+from modelmesh._engine.member import NEVER, Member
+from modelmesh._engine.policies import RATE_LIMITED
+from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.provider_service import OUTAGE_THRESHOLD
 from modelmesh.errors import ModelMeshError, ProviderError, ProviderTimeoutError, QuotaExhaustedError
 from modelmesh.interfaces.observability import EventType, Severity

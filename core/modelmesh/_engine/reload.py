@@ -15,8 +15,8 @@ from modelmesh._engine.build import Graph, ask, assemble, flushing_of
 from modelmesh._engine.build_models import new_model_state, size_error_windows
 from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.lane import close_connector
+from modelmesh._engine.member import NEVER, Member
 from modelmesh._engine.observability import Observer, bind_observer, observers_of
-from modelmesh._engine.pool import NEVER, Member
 from modelmesh.interfaces.observability import EventType
 from modelmesh.interfaces.strategy import DeactivationReason, ModelStatus, RecoveryTrigger
 from modelmesh.state import ModelState, ProviderState

@@ -19,8 +19,8 @@ from modelmesh._engine.tokens import CHARACTERS_PER_TOKEN
 from modelmesh.errors import ContextLengthError, UnsupportedRequestError
 
 if TYPE_CHECKING:
+    from modelmesh._engine.member import Member
     from modelmesh._engine.model import ModelDefinition
-    from modelmesh._engine.pool import Member
 
 TOOLS, VISION, JSON_MODE, STRUCTURED = "tool_calling", "vision", "json_mode", "structured_output"
 

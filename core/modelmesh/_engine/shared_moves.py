@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from modelmesh._engine.pool import NEVER
+from modelmesh._engine.member import NEVER
 from modelmesh.interfaces.strategy import RecoveryTrigger
 
 if TYPE_CHECKING:
-    from modelmesh._engine.pool import CapabilityPool, Member
+    from modelmesh._engine.member import Member
+    from modelmesh._engine.pool import CapabilityPool
     from modelmesh._engine.provider_service import ProviderService
     from modelmesh._engine.shared_facts import Fact, SharedFacts
     from modelmesh.interfaces.runtime import Clock

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from modelmesh._engine.call import Call
     from modelmesh._engine.guarded_ledger import GuardedLedger
     from modelmesh._engine.loop_thread import LoopThread
-    from modelmesh._engine.pool import CapabilityPool, Member
+    from modelmesh._engine.member import Member
+    from modelmesh._engine.pool import CapabilityPool
     from modelmesh._engine.shared_facts import Fact, SharedFacts
     from modelmesh.interfaces.runtime import Clock
     from modelmesh.interfaces.state_store import StateStore, StoreLock

@@ -11,7 +11,7 @@ from modelmesh.interfaces.provider import ProviderChunk, TokenUsage
 
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
-    from modelmesh._engine.pool import Member
+    from modelmesh._engine.member import Member
 
 Clocks = Literal["first_token", "idle", "total", "deadline"]
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from modelmesh._engine.candidates import Candidates
-from modelmesh._engine.pool import Member
+from modelmesh._engine.member import Member
 from modelmesh.interfaces.strategy import (
     Candidate,
     CandidateSequence,
