@@ -20,13 +20,13 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelmesh._engine.pool import RATE_LIMITED
+from modelmesh._engine.policies import RATE_LIMITED
 from modelmesh._engine.retry import RetryClass
 from modelmesh.errors import ContentFilterError, InvalidRequestError, ProviderError, RateLimitError
 
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
-    from modelmesh._engine.pool import Member
+    from modelmesh._engine.member import Member
 
 
 class TriedElsewhereError(RateLimitError):
