@@ -200,11 +200,6 @@ class Dispatcher(ObservabilityConnector):
                 listener.subscribe(replace(subscription, name=listener.subscription.name))
         self._note_wants()
 
-    def subscription_of(self, connector: ObservabilityConnector) -> Subscription | None:
-        """Return what a connector is sent; None for one that is sent nothing."""
-        found = (each.subscription for each in self._listeners if each.connector is connector)
-        return next(found, None)
-
     @property
     def redactor(self) -> Redactor:
         """Takes secrets out of all that is delivered; secrets may be added while it runs."""
