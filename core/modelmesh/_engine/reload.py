@@ -134,8 +134,6 @@ class Succession:
         after.router.pipeline.take_over(router.pipeline)
         router.adopt(after.router)
         after.router = router
-        if before.engine.batches is not after.engine.batches:
-            before.engine.batches.move_to(before.providers, lambda *asked: ask(router, *asked))
         after.engine.batches.move_to(after.providers, lambda *asked: ask(router, *asked))
 
     def _tell_statistics(self) -> None:
