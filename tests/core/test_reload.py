@@ -318,6 +318,18 @@ def test_a_strategy_goes_on_where_it_was(build: Build) -> None:
     assert ask(mesh) == "other-model"
 
 
+def test_another_strategy_chooses_from_the_next_request_on(build: Build) -> None:
+    """The old one is not kept because the pool has kept its name."""
+    one, other = ScriptedProvider(), ScriptedProvider()
+    mesh = build(one=one, other=other, pool={"strategy": "round-robin"})
+    assert ask(mesh) == "one-model"
+    preferring = {"strategy": "priority-selection", "model_priority": ["one-model"]}
+
+    mesh.reload_config(config(one=one, other=other, pool=preferring))
+
+    assert [ask(mesh), ask(mesh)] == ["one-model", "one-model"]
+
+
 @pytest.mark.parametrize("reason", ["error_threshold", "rate_limited", "manual"])
 def test_who_rests_goes_on_resting(build: Build, reason: str) -> None:
     """For as long as was left."""
@@ -396,6 +408,26 @@ def test_a_failure_that_comes_late_is_heard_in_the_new_pools(build: Build) -> No
     assert mesh.provider_status()["one"]["reason"] == "auth_failure"
 
 
+@pytest.mark.parametrize("left", ["another connector", "the last one"])
+def test_a_failure_that_comes_late_says_nothing_against(build: Build, left: str) -> None:
+    """A connector that has been replaced since, or the only model that is left to ask."""
+    failure = fail(ProviderServerError("no", status_code=500), delay=9.0)
+    one, other, clock = ScriptedProvider([failure]), ScriptedProvider(), FakeClock()
+    pool = {"deactivation": {"retry_limit": 1}, "retry": {"max_attempts": 0}}
+    mesh = build(clock=clock, one=one, other=other, pool=pool)
+    asking = threading.Thread(target=ask, args=(mesh,))
+    asking.start()
+    wait_for(lambda: one.active == 1 and clock.sleepers == 1)
+    rest_of_it = {"one": ScriptedProvider(), "other": other} if left == "another connector" else {"one": one}
+    mesh.reload_config(config(pool=pool, **rest_of_it))
+
+    clock.advance(9.0)
+    asking.join()
+
+    member = mesh.get_router().get_pool("chat").members["one-model"]
+    assert (member.active, member.model.state.status) == (True, "active")
+
+
 def test_downtime_goes_on_where_it_was(build: Build) -> None:
     """Of a model that rests on; one that is gone is not down any more."""
     one, other, clock = ScriptedProvider(), ScriptedProvider(), FakeClock()
@@ -442,6 +474,19 @@ def test_a_batch_goes_on_with_the_new_providers(build: Build) -> None:
 
     wait_for(lambda: router.get_batch(job.job_id).status == "completed")
     assert (len(old.requests), len(new.requests)) == (8, 12)
+
+
+def test_a_batch_goes_on_with_the_new_providers_though_its_store_was_replaced(build: Build, tmp_path: Path) -> None:
+    """Its job stays in the store that was; what is left of it is asked all the same."""
+    old, new = ScriptedProvider(default=hang()), ScriptedProvider()
+    mesh = build(clock=FakeClock(), old=old)
+    mesh.get_router().batch("chat", [HELLO] * 20)
+    wait_for(lambda: old.active == 8)
+    mesh.reload_config(config(new=new, extra={"storage": {"connector": "file", "path": str(tmp_path / "store")}}))
+
+    old.release()
+
+    wait_for(lambda: len(new.requests) == 12)
 
 
 def test_batches_of_another_store_follow_later_configurations(build: Build, tmp_path: Path) -> None:
