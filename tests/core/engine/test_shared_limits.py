@@ -22,9 +22,16 @@ Build = Callable[..., ModelMesh]
 
 
 class Shared(MemoryStateStore):
-    """A store as others share it."""
+    """A store as others share it; one that is slow has granted long before it says so."""
 
     guarantees = StoreGuarantees(survives_restart=False, shared_between_processes=True)
+    is_slow = False
+
+    async def reserve(self, *args: Any, **facts: Any) -> Any:
+        verdict = await super().reserve(*args, **facts)
+        if self.is_slow:
+            await asyncio.get_running_loop().create_future()
+        return verdict
 
 
 @pytest.fixture
@@ -104,3 +111,24 @@ def test_a_model_whose_limit_is_spent_rests_until_the_window_ends(build: Build, 
     assert ask(mesh) == "b"
     assert member(mesh).cooldown_remaining == pytest.approx(86_400.0)
     assert member(mesh).reason == "quota_exhausted"
+
+
+def test_a_request_that_is_cancelled_while_it_claims_gives_its_claim_back(build: Build) -> None:
+    """The store may have granted it, and nobody else knows."""
+    mesh = build(call_timeout="60s")
+    store: Any = mesh._built().state_store
+    store.is_slow = True
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+
+    async def scenario() -> list[int]:
+        asking = asyncio.ensure_future(mesh.get_router().acomplete(POOL, request))
+        account = member(mesh).limits[0].claim(1, mesh._clock.time()).account
+        reserved = []
+        for _ in range(2):
+            for _ in range(20):
+                await asyncio.sleep(0)
+            reserved.append((await store.balances([account]))[account].reserved)
+            asking.cancel()
+        return reserved
+
+    assert asyncio.run(scenario()) == [1, 0]
