@@ -246,6 +246,17 @@ def test_the_error_says_that_it_is_the_store(build: Any) -> None:
     assert "cannot be checked" in str(caught.value)
 
 
+def test_the_error_names_the_limit_that_stops(build: Any) -> None:
+    """Not the first one, which lets calls through."""
+    mesh = build({**BUDGET, **QUOTA}, on_store_error={"budget": "open"})
+    Shaky.trouble = "down"
+
+    with pytest.raises(AllProvidersExhaustedError, match="the daily quota of 100 requests .* cannot be checked"):
+        asyncio.run(
+            mesh.get_router().acomplete("chat-completion", CompletionRequest([{"role": "user", "content": ""}]))
+        )
+
+
 def test_the_store_is_used_again_when_it_is_back(build: Any) -> None:
     """What was kept here meanwhile is over."""
     mesh = build(BUDGET)
