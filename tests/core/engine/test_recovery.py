@@ -167,9 +167,10 @@ def test_a_pool_rests_through_its_maintenance_window(world: Make) -> None:
 def test_a_window_is_open_from_its_line_for_its_duration(moment: str, until: str | None) -> None:
     """To the second, in UTC, in whatever order moments are asked for."""
     window = MaintenanceWindow("0 2 * * 0", 7200.0)
-    window.open_until(unix("2026-11-22T03:00:00"))
+    for before in ("2026-11-22T03:00:00", "2026-11-22T01:00:00"):
+        window.open_until(unix(before))
 
-    assert window.open_until(unix(moment)) == (None if until is None else unix(until))
+        assert window.open_until(unix(moment)) == (None if until is None else unix(until))
 
 
 def unix(text: str) -> float:
@@ -264,6 +265,42 @@ def test_at_start_a_provider_that_does_not_answer_rests(world: Make) -> None:
     here.probe(start=True)
 
     assert (here.reason("a"), here.ask()) == ("provider_unavailable", "b")
+    left = here.mesh.get_router().get_pool("chat-completion").members["a"].cooldown_remaining
+    assert left == pytest.approx(10.0, abs=1.0)  # up to a tenth of jitter
+
+
+def test_probes_come_in_intervals_for_as_long_as_the_mesh_runs(world: Make) -> None:
+    """Whoever still does not answer is probed again, and returns when it does."""
+    provider = Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("not yet"))
+    here = world(
+        a=provider,
+        b=Probed(),
+        pool={
+            "strategy": "priority-selection",
+            "model_priority": ["a", "b"],
+            "recovery": {"cooldown": "1h", "probe_interval": "5m"},
+        },
+    )
+    for _ in range(3):
+        here.ask()
+    prober = here.mesh._graph.prober  # type: ignore[union-attr]
+    assert prober is not None
+
+    async def scenario() -> list[str | None]:
+        running = asyncio.ensure_future(prober.run())
+        seen = []
+        for answers in (False, True):
+            provider.probe = None if answers else provider.probe
+            for _ in range(20):
+                await asyncio.sleep(0)
+            here.clock.advance(300.0)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            seen.append(here.reason("a"))
+        running.cancel()
+        return seen
+
+    assert asyncio.run(scenario()) == ["error_threshold", None]
 
 
 def refused(pool: dict[str, Any]) -> str:
