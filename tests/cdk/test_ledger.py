@@ -229,6 +229,7 @@ def test_what_are_no_books_is_not_read(dumped: dict[str, Any]) -> None:
         ([window("w", LARGEST + 1)], 1.0, "w: an amount"),
         ([WindowClaim("w", 1, 1.5, HOUR)], 1.0, "w: a limit"),  # type: ignore[arg-type]  # that is the point
         ([window("w", 1, keep=-1.0)], 1.0, "w: keep is a time"),
+        ([window("w", 1, keep=float("inf"))], 1.0, "w: keep is a time"),
         ([rate(1, 0, 1.0, 0)], 1.0, "flow: a rate's limit is 1 or more"),
         ([rate(1, 5, 1.0, 6)], 1.0, "here they are 5 and 6"),
         ([rate(1, 5, float("nan"), 5)], 1.0, "flow: a period"),

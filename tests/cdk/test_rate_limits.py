@@ -172,6 +172,8 @@ def test_anything_else_is_no_go_duration(written: str) -> None:
         ({"retry-after-ms": "-1", "retry-after": "20"}, 20.0),
         ({"retry-after": IN_90_SECONDS, "date": NOW}, 90.0),
         ({"retry-after": "Saturday, 21-Nov-26 07:29:30 GMT", "date": NOW}, 90.0),
+        ({"retry-after": "Sat, 21 Nov 2026 08:29:30 +0100", "date": NOW}, 90.0),
+        ({"retry-after": "Sat, 21 Nov 2026 07:29:30 -0000", "date": NOW}, 90.0),
         ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT", "date": NOW}, MAX_RETRY_AFTER),
         ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, MAX_RETRY_AFTER),
         ({"retry-after": "36000"}, 36_000.0),
