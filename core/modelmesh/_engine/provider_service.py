@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelmesh._engine.changes import Changes
+from modelmesh._engine.origin import origin_of
 from modelmesh.errors import (
     AuthenticationError,
     Category,
@@ -21,7 +22,7 @@ from modelmesh.errors import (
     RateLimitError,
     UnsupportedRequestError,
 )
-from modelmesh.interfaces.observability import EventType
+from modelmesh.interfaces.observability import EventType, Severity
 from modelmesh.interfaces.provider import ProviderConnector, RateLimitStatus
 from modelmesh.interfaces.strategy import DeactivationReason, RecoveryTrigger
 from modelmesh.state import ProviderState
@@ -174,10 +175,25 @@ class ProviderService:
                 retry_after=verdict.retry_after,
                 retryable=verdict.retryable,
             )
-        except Exception:  # raised, or no verdict at all
+        except Exception as raised:  # or no verdict at all
+            self._tell_where(error)
+            self._tell_where(raised)
             return ProviderError(said)
+        if known.category == "unknown":
+            self._tell_where(error)
         known.__cause__ = error
         return known
+
+    def _tell_where(self, error: Exception) -> None:
+        """Trace the place in the connector's code that raised what it does not know itself: most likely its bug."""
+        if self._telemetry.wants_error:
+            place = origin_of(error, self.connector)
+            self._telemetry.trace(
+                Severity.ERROR,
+                f"provider.{self.name}",
+                f"its connector raised {type(error).__name__}{' at ' if place else ''}{place}",
+                {"connector": self.connector_id},
+            )
 
     def deactivate(self, cause: str, *, auth: bool, rest: float, now: float, told: bool = True) -> None:
         """Move every model of this provider to standby, in all pools.

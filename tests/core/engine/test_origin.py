@@ -1,0 +1,90 @@
+"""Where a connector's own mistake is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from modelmesh._engine.origin import origin_of
+from modelmesh.errors import AllProvidersExhaustedError
+from modelmesh_cdk.testing import ScriptedProvider
+
+Build = Callable[..., Any]
+SOURCE = """\
+import json
+from modelmesh_cdk import BaseProvider
+
+class Careless(BaseProvider):
+    async def complete(self, request):
+        return answer_of({"key": "sk-canary0123456789"})
+
+    async def stream(self, request):
+        json.loads("no JSON: sk-canary0123456789")
+        yield
+
+def answer_of(reply):
+    return reply["sk-canary0123456789"]
+"""
+
+
+@pytest.fixture
+def careless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A stranger's module whose provider has a mistake."""
+    file = tmp_path / "acme_careless.py"
+    module = ModuleType("acme_careless")
+    monkeypatch.setitem(sys.modules, "acme_careless", module)
+    exec(compile(SOURCE, str(file), "exec"), module.__dict__)  # no file has to be found on the path
+    return module
+
+
+def raised_by(function: Callable[[], object]) -> Exception:
+    """Return what it raises."""
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_a_connectors_own_mistake_is_traced_with_its_place_and_no_value(build: Build, careless: ModuleType) -> None:
+    """The operator reads file and line; the caller only that it was the connector, and nobody a key."""
+    world = build(a=careless.Careless(), observe={})
+
+    with pytest.raises(AllProvidersExhaustedError) as caught:
+        world.ask()
+
+    lines = [each for each in world.seen().traces if each.component == "provider.a" and "connector" in each.message]
+    assert [each.severity.value for each in lines] == ["error"]
+    assert lines[0].message.startswith("its connector raised KeyError at ")
+    assert lines[0].message.endswith("acme_careless.py:13 in answer_of")
+    assert "acme_careless" not in str(caught.value)
+    assert "canary" not in str(caught.value) + "".join(map(str, world.seen().traces))
+
+
+def test_the_place_is_in_the_connectors_own_package(careless: ModuleType) -> None:
+    """Not in the library that it calls with something wrong."""
+    stream = careless.Careless().stream(None)
+
+    error = raised_by(lambda: stream.__anext__().send(None))
+
+    assert isinstance(error, json.JSONDecodeError)
+    assert origin_of(error, careless.Careless()).endswith("acme_careless.py:9 in stream")
+
+
+def test_without_a_frame_of_its_own_the_innermost_one_is_named() -> None:
+    """Better a library's place than none."""
+    error = raised_by(lambda: json.loads("no"))
+    error.__traceback__ = error.__traceback__.tb_next.tb_next  # type: ignore[union-attr]  # without this module's
+
+    assert "decoder.py:" in origin_of(error, ScriptedProvider())
+
+
+def test_an_exception_that_was_never_raised_has_no_place() -> None:
+    """A connector may have handed it over."""
+    assert origin_of(KeyError("a"), ScriptedProvider()) == ""
