@@ -251,7 +251,7 @@ def test_the_error_names_the_limit_that_stops(build: Any) -> None:
     mesh = build({**BUDGET, **QUOTA}, on_store_error={"budget": "open"})
     Shaky.trouble = "down"
 
-    with pytest.raises(AllProvidersExhaustedError, match="the daily quota of 100 requests .* cannot be checked"):
+    with pytest.raises(AllProvidersExhaustedError, match=r"the daily quota of 100 requests .* cannot be checked"):
         asyncio.run(
             mesh.get_router().acomplete("chat-completion", CompletionRequest([{"role": "user", "content": ""}]))
         )
