@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from modelmesh._engine.telemetry import Telemetry
     from modelmesh.statistics import StatisticsCollector
 
+_VIEWS = 1_000
+"""Filtered views that are kept; more than ever serve at once, and callers name some of what is filtered by."""
+
 _DEACTIVATED: Mapping[str, Severity] = {
     DeactivationReason.MANUAL.value: Severity.INFO,
     DeactivationReason.MAINTENANCE_WINDOW.value: Severity.INFO,
@@ -272,6 +275,8 @@ class CapabilityPool:
         key = (node, only, mode, provider, active, fit)
         view = self._views.get(key)
         if view is None:
+            if len(self._views) >= _VIEWS:
+                self._views.clear()
             view = self._views[key] = Candidates(
                 tuple(self._members.values()),
                 [

@@ -331,6 +331,17 @@ def test_models_can_join_and_leave(build: Build) -> None:
     assert (joined, world.active, stranger.pools) == ("ab", "b", ["other", "chat"])
 
 
+def test_views_that_callers_ask_for_do_not_pile_up(build: Build) -> None:
+    """Whatever is filtered by: a caller may prefer a provider that nobody has ever heard of, each time another."""
+    world = build(a=[])
+
+    for number in range(3_000):
+        assert not world.pool.candidates(provider=f"p{number}")
+
+    assert len(world.pool._views) <= 1_000
+    assert [member.model_id for member in world.pool.candidates(active=True)] == ["a"]
+
+
 def test_a_member_shows_strategies_the_models_figures(build: Build) -> None:
     """The live view of a candidate: usage, latency, times in UTC."""
     world = build(a=[], price={"input_per_1k_tokens": 1, "output_per_1k_tokens": 1})
