@@ -36,8 +36,6 @@ class Shares(Order):
 
     def __init__(self, figures: Mapping[str, float | None]) -> None:
         middle = neutral([weight for weight in figures.values() if weight is not None])
-        if all(weight is None for weight in figures.values()):
-            middle = 1.0
         weights = {name: middle if weight is None else weight for name, weight in figures.items()}
         total = sum(weights.values())
         if total <= 0:
