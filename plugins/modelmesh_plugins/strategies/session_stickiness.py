@@ -142,10 +142,7 @@ class SessionStickiness(SequentialStrategy[SessionConfig]):
         """Order the others by preference; nobody else may answer a strict session."""
         if request.session_id is not None and self.config.affinity_mode == "strict":
             return ()
-        placed = self.in_order(candidates)
-        if not self._preferences:
-            return placed.without((selected.model_id,))
-        return self._preferences.ranked(placed, selected.model_id)
+        return self._preferences.ranked(self.in_order(candidates), selected.model_id)
 
     def score(self, candidate: Candidate, request: SelectionRequest) -> float:
         """Rate the session's model 2,000, the others as priority-selection does."""
