@@ -52,8 +52,8 @@ class _Series:
     Attributes:
         fresh: Where observations go; what it holds has not reached ``newest`` and the pending figures yet.
         ends: Wall-clock time at which ``fresh`` no longer counts for the newest span.
-        newest: The span that runs, or None before the first.
-        past: The spans of the retention window before it.
+        newest: The span that was written last, or None if there is none in the retention window.
+        past: The spans of the retention window before it; none where it is None.
         pending: What no flush has taken yet, by the number of the target.
         down_since: Monotonic time since which it does not answer, or None.
     """
@@ -70,7 +70,7 @@ class _Series:
 
     def is_idle(self) -> bool:
         """Whether it holds nothing that anybody could still ask for."""
-        return self.newest is None and not self.past and not self.pending and self.down_since is None
+        return self.newest is None and not self.pending and self.down_since is None
 
 
 class StatisticsCollector:
@@ -322,11 +322,10 @@ class StatisticsCollector:
                 self._settle_downtime(series, now)
                 self._fold(series)
                 self._forget_old(series, now)
-            if series is None or (series.newest is None and not series.past):
+            if series is None or series.newest is None:
                 raise KeyError(f"no statistics yet: {unknown_name(scope.value, name, list(kept))}")
             total = Figures(0.0)
-            if series.newest is not None:
-                total.merge(series.newest)
+            total.merge(series.newest)
             past = series.past.packed()
         # Adding up a week takes milliseconds: not under the lock that every request takes.
         add_up(past, total)

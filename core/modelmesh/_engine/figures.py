@@ -97,9 +97,6 @@ class History:
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def __bool__(self) -> bool:
-        return bool(self._data)
-
     def append(self, figures: Figures) -> None:
         """Take a span in; later changes to the object are none of the history's."""
         body = bytearray()
