@@ -156,20 +156,21 @@ class StreamProgress:
 
     def attach_partial(self) -> None:
         """Make the error of a committed stream carry what the caller has seen."""
-        if not self.committed or isinstance(self.error, StreamInterruptedError):
-            if isinstance(self.error, StreamInterruptedError):
-                self.error.partial = self._call.partial + (self.error.partial or self.text)
+        assert self.error is not None
+        if isinstance(self.error, StreamInterruptedError):
+            self.error.partial = self._call.partial + (self.error.partial or self.text)
+            return
+        if not self.committed:
             return
         broken = StreamInterruptedError(
             f"the stream of {self._member.model_id} broke after {len(self.text)} characters: {self.error}",
             partial=self._call.partial + self.text,
             provider_id=self._member.provider_id,
             model_id=self._member.model_id,
-            status_code=self.error.status_code if self.error else None,
+            status_code=self.error.status_code,
         )
         broken.__cause__ = self.error
-        if self.error is not None:
-            broken.category = self.error.category
+        broken.category = self.error.category
         self.error = broken
 
     def usage_so_far(self) -> TokenUsage:
