@@ -66,7 +66,7 @@ def test_spending_alone_may_decide(bench: Any) -> None:
     )
 
     assert on.choose() + on.ranked("c") == "cba"
-    assert on.score("a") == -5.0
+    assert (on.score("a"), on.result().reason) == (-5.0, "lowest cost")
 
 
 def test_prices_are_read_again_each_time(bench: Any) -> None:
