@@ -364,6 +364,17 @@ def test_a_provider_with_a_new_key_may_be_called_at_once(build: Build) -> None:
     assert (state.status, state.deactivation_reason) == ("active", None)
 
 
+def test_who_was_put_aside_by_hand_stays_aside_whatever_is_corrected(build: Build) -> None:
+    """A person wanted it so; no new connector tells otherwise."""
+    other = ScriptedProvider()
+    mesh = build(one=ScriptedProvider(), other=other)
+    rest(mesh, "one-model", "manual")
+
+    mesh.reload_config(config(one=ScriptedProvider(), other=other))
+
+    assert mesh.get_router().get_pool("chat").members["one-model"].reason == "manual"
+
+
 def test_a_larger_limit_ends_the_rest_it_was_for(build: Build) -> None:
     """Where limits stay as they are, so does the rest."""
     one, other = ScriptedProvider(), ScriptedProvider()
