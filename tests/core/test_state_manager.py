@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from modelmesh import ModelMesh, PluginHost
-from modelmesh.errors import ProviderServerError, StateStoreError
+from modelmesh.errors import AuthenticationError, ProviderServerError, StateStoreError
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
 from modelmesh.state_manager import CORRUPT_KEY, KEY, SystemState
@@ -156,6 +158,21 @@ def test_a_rest_that_ended_meanwhile_is_over(start: Start) -> None:
     assert ask(start(clock)) == "a"
 
 
+@pytest.mark.parametrize(("seconds", "callable_again"), [(1, []), (1_000, ["a"])], ids=["resting", "rested"])
+def test_a_provider_may_be_called_once_no_model_of_it_rests(
+    start: Start, seconds: float, callable_again: list[str]
+) -> None:
+    """Whatever it was that put it to rest before the restart."""
+    clock = FakeClock()
+    first = start(clock, fail(AuthenticationError("no", status_code=401)))
+    ask(first)
+    assert first.active_providers() == ["b"]
+    first.shutdown()
+    clock.advance(seconds)
+
+    assert start(clock).active_providers() == [*callable_again, "b"]
+
+
 def test_a_model_put_aside_by_hand_stays_aside(start: Start) -> None:
     """However long the mesh was down."""
     clock = FakeClock()
@@ -295,10 +312,33 @@ def test_the_state_is_exported_reset_and_put_back(config: Path, tmp_path: Path) 
     """What comes back is what was taken out."""
     exported = tmp_path / "out.json"
 
-    assert run("export", str(config), str(exported)).return_value == 0
+    done = run("export", str(config), str(exported))
+    assert (done.return_value, done.output) == (0, f"1 model and 1 pool are in {exported}\n")
     assert "forgotten" in run("reset", str(config), "--yes").output
     assert "no state is saved" in run("show", str(config)).output
     assert run("import", str(config), str(exported)).return_value == 0
+    assert "tiny" in run("show", str(config)).output
+
+
+@pytest.mark.parametrize(("said", "status", "left"), [("y", 0, False), ("n", 1, True)], ids=["yes", "no"])
+def test_a_reset_asks_first(config: Path, said: str, status: int, left: bool) -> None:
+    """And heeds the answer."""
+    result = CliRunner().invoke(command, ["reset", str(config)], input=f"{said}\n", standalone_mode=False)
+
+    assert result.return_value == status
+    assert ("tiny" in run("show", str(config)).output) is left
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["empty", "closed"])
+def test_a_reset_that_nobody_can_confirm_names_the_option(config: Path, closed: bool) -> None:
+    """As in a job of cron: no traceback, and nothing is forgotten."""
+    line = f"exec {sys.executable} -m modelmesh state reset {config} {'<&-' if closed else '</dev/null'}"
+
+    result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].endswith("nobody is there to be asked; use --yes")
+    assert "Traceback" not in result.stderr
     assert "tiny" in run("show", str(config)).output
 
 
