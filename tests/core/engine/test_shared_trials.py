@@ -120,6 +120,33 @@ def test_one_process_tries_and_the_others_ask_somebody_else(process: Process, ot
     asyncio.run(scenario())
 
 
+def test_a_trial_that_was_given_up_proves_nothing(process: Process) -> None:
+    """Another process makes one of its own, and the others go on waiting for the news."""
+
+    async def scenario() -> None:
+        back, healthy = Gated(), ScriptedProvider()
+        meshes = [process(a=back, b=healthy) for _ in range(3)]
+        put_on_probation(*meshes)
+        given_up = asyncio.ensure_future(ask(meshes[0]))
+        await until(lambda: back.calls == 1)
+        given_up.cancel()
+
+        async def ask_until_it_is_tried() -> None:
+            for _ in range(500):
+                if await ask(meshes[1]) == "a":
+                    return
+                await asyncio.sleep(0.01)
+
+        trial = asyncio.ensure_future(ask_until_it_is_tried())
+        await until(lambda: back.calls == 2)
+        assert all(member(mesh).probation for mesh in meshes[1:])
+        back.gate.set()
+        await trial
+        await until(lambda: not member(meshes[2]).probation)
+
+    asyncio.run(scenario())
+
+
 def test_a_trial_that_fails_sends_it_off_everywhere(process: Process) -> None:
     """Before the lock is free again, so that the trial that failed is the only one."""
 
