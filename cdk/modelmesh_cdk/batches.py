@@ -38,6 +38,9 @@ class Batches(Generic[Item, Result]):
         self._lanes = lanes
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
+        # When the callers stop waiting, soonest first: one timer serves all, for almost none of them ever does.
+        self._limits: deque[tuple[float, asyncio.Future[Result]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def ask(self, item: Item, *, within: float) -> Result:
         """Return an item's result.
@@ -55,13 +58,33 @@ class Batches(Generic[Item, Result]):
         if len(self._workers) < self._lanes:
             # A context of its own: the batch serves many, and outlives the request that happened to start it.
             self._workers.add(loop.create_task(self._work(), context=Context()))
-        async with asyncio.timeout(within):
-            return await answer
+        self._end_at(loop.time() + within, answer, loop)
+        return await answer
+
+    def _end_at(self, due: float, answer: asyncio.Future[Result], loop: asyncio.AbstractEventLoop) -> None:
+        limits = self._limits
+        while limits and limits[0][1].done():
+            limits.popleft()
+        if limits and due < limits[-1][0]:
+            loop.call_at(due, _give_up, answer)
+            return
+        limits.append((due, answer))
+        if self._timer is None:
+            self._timer = loop.call_at(due, self._end_late, loop)
+
+    def _end_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        while self._limits and (self._limits[0][1].done() or self._limits[0][0] <= now):
+            _give_up(self._limits.popleft()[1])
+        self._timer = loop.call_at(self._limits[0][0], self._end_late, loop) if self._limits else None
 
     async def end(self, grace: float) -> None:
         """Wait for what is out, for so many seconds; then stop it. What has not gone out yet is cancelled."""
         while self._waiting:
             self._waiting.popleft()[1].cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         workers = set(self._workers)
         if workers:
             _, late = await asyncio.wait(workers, timeout=grace)
@@ -103,3 +126,8 @@ class Batches(Generic[Item, Result]):
                 answer.set_exception(outcome)
             else:
                 answer.set_result(outcome)
+
+
+def _give_up(answer: asyncio.Future[Result]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())

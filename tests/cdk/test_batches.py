@@ -110,6 +110,25 @@ def test_waiting_ends_in_time() -> None:
     asyncio.run(scenario())
 
 
+def test_each_waits_as_long_as_it_said() -> None:
+    """Also one that comes later and has less time, and one behind others that were answered."""
+
+    async def scenario() -> None:
+        wire = Wire()
+        batches: Batches[int, int] = Batches(wire.carry_out)
+        assert await batches.ask(0, within=0.01) == 0
+        wire.open.clear()
+        patient = asyncio.ensure_future(batches.ask(2, within=5.0))
+        for hasty in (4, 6):
+            with pytest.raises(TimeoutError):
+                await batches.ask(hasty, within=0.01)
+        assert not patient.done()
+        wire.open.set()
+        assert await patient == 4
+
+    asyncio.run(scenario())
+
+
 def test_several_lanes_are_out_at_once() -> None:
     """As many as are allowed."""
 

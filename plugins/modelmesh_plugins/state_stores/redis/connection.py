@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, Connection
 from redis.asyncio.retry import Retry
@@ -24,7 +24,7 @@ _RECONNECT = frozenset({"READONLY", "MOVED", "MASTERDOWN"})
 """Refusals after which a name may lead to another server: the connection is opened anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Command:
     """One command, or one script with its keys and arguments.
 
@@ -44,15 +44,13 @@ class Command:
     def packed(self) -> bytes:
         """What is sent. redis-py packs the same, at several times the cost."""
         words = self.words if self.script is None else ("EVALSHA", self.script.digest, *self.arguments)
-        # Most commands are ASCII throughout, of which one encoding of the whole takes half the time.
-        lines = [f"*{len(words)}\r\n"]
-        for word in words:
-            if type(word) is bytes:
-                return _packed(words)
-            text = str(word)
-            lines.append(f"${len(text)}\r\n{text}\r\n")
-        whole = "".join(lines)
-        return whole.encode() if whole.isascii() else _packed(words)
+        if set(map(type, words)) == {str}:
+            # Most commands are ASCII throughout, of which one encoding of the whole takes a third of the time.
+            texts = cast("tuple[str, ...]", words)
+            whole = f"*{len(texts)}\r\n" + "".join([f"${len(text)}\r\n{text}\r\n" for text in texts])
+            if whole.isascii():
+                return whole.encode()
+        return _packed(words)
 
 
 def _packed(words: Sequence[str | bytes | int]) -> bytes:

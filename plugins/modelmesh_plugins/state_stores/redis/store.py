@@ -83,7 +83,7 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
     # --- books of limits --------------------------------------------------------------------------
 
     async def _reserve(self, reservation: str, claims: Sequence[Claim], lease: float, dispatched: bool) -> Verdict:
-        words: list[str | int] = [_microseconds(lease), int(dispatched)]
+        words = [_microseconds(lease), "1" if dispatched else "0"]
         for claim in claims:
             if isinstance(claim, WindowClaim):
                 words += ["w", claim.account, str(claim.amount), str(claim.limit), _microseconds(claim.keep), ""]
@@ -110,11 +110,9 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
             account: Balance(int(found[2 * place]), int(found[2 * place + 1])) for place, account in enumerate(accounts)
         }
 
-    async def _keep(
-        self, operation: str, reservation: str, words: Sequence[str | int], keys: Sequence[str] = ()
-    ) -> Any:
+    async def _keep(self, operation: str, reservation: str, words: Sequence[str], keys: Sequence[str] = ()) -> Any:
         names = (f"{self._prefix}leases", f"{self._prefix}r:{reservation}", *keys)
-        arguments = (len(names), *names, operation, self._prefix, reservation, *words)
+        arguments = (str(len(names)), *names, operation, self._prefix, reservation, *words)
         # A reservation that is there already is granted again, and reading changes nothing; but what was settled and
         # is settled again would seem never to have been open.
         repeatable = operation in ("reserve", "balances")
