@@ -307,6 +307,19 @@ def test_figures_carry_over(build: Build) -> None:
     assert mesh.pool_status()["chat"]["total_requests"] == 2
 
 
+def test_figures_carry_over_to_another_connector(build: Build) -> None:
+    """What was used was used; what is on its way in the old one counts there alone."""
+    mesh = build(same=ScriptedProvider())
+    ask(mesh)
+    before = mesh.get_registry().get_model("same-model").state  # type: ignore[union-attr]  # it is there
+
+    mesh.reload_config(config(same=ScriptedProvider()))
+    ask(mesh)
+
+    after = mesh.get_registry().get_model("same-model").state  # type: ignore[union-attr]  # as above
+    assert (before.quota_used, after.quota_used) == (1, 2)
+
+
 def test_a_strategy_goes_on_where_it_was(build: Build) -> None:
     """Round-robin asks whoever is next, and not the first one again."""
     one, other = ScriptedProvider(), ScriptedProvider()
