@@ -254,6 +254,24 @@ def test_state_is_written_while_the_mesh_runs(start: Start, policy: str, seconds
     assert json.loads(record.data)["models"]["a"]["quota_used"] == 2
 
 
+@pytest.mark.parametrize(
+    ("policy", "written"),
+    [("immediate", [True, False]), ("periodic", [True, False]), ("in-memory", [False, False])],
+)
+def test_whoever_asks_for_a_sync_hears_whether_something_was_written(
+    start: Start, policy: str, written: list[bool]
+) -> None:
+    """What the policy puts off, and what has been written already, is not."""
+    clock = FakeClock()
+    mesh = start(clock, sync_policy=policy, sync_interval="1h")
+    if policy != "in-memory":
+        clock.wait_until_sleeping()
+    ask(mesh)
+    manager = mesh._state_keeper()
+
+    assert [asyncio.run(manager.sync()) for _ in range(2)] == written
+
+
 def test_a_state_comes_through_json_unchanged(start: Start) -> None:
     """Every field of it; only a cooldown goes on running."""
     mesh = start(FakeClock(), FAILING)
