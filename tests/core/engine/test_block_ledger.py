@@ -38,6 +38,10 @@ class Counted(MemoryStateStore):
             raise StateStoreError("down")
         return await super().settle(*args, **facts)
 
+    async def release(self, *args: Any, **facts: Any) -> bool:
+        self.calls += 1
+        return await super().release(*args, **facts)
+
 
 def claim(amount: int, limit: int = LIMIT) -> list[Claim]:
     """Return a claim on the one account."""
@@ -126,6 +130,22 @@ def test_a_block_saves_most_calls_to_the_store() -> None:
         return world.store.calls
 
     assert asyncio.run(scenario()) <= 2 * 10
+
+
+def test_what_is_released_goes_back_into_its_block() -> None:
+    """Nothing is spent, the store is not asked, and whoever releases it again releases nothing."""
+
+    async def scenario() -> tuple[list[bool], int]:
+        world = World(1, share=0.01)
+        ledger = world.ledgers[0]
+        await ledger.reserve("r", claim(10_000), lease=60.0)
+        calls = world.store.calls
+        released = [await ledger.release("r") for _ in range(2)]
+        calls = world.store.calls - calls
+        assert await world.spend(0, 10_000)
+        return released, calls
+
+    assert asyncio.run(scenario()) == ([True, False], 0)
 
 
 def test_what_is_not_used_is_given_back_when_a_process_ends() -> None:
