@@ -116,6 +116,7 @@ def test_a_hundred_facts_in_a_moment_are_two_messages() -> None:
             process.tell("member", f"{number % 10}", lambda number=number: {"number": number})  # type: ignore[misc]
         await world.pass_on(0.24)
         assert len(world.store.messages) == 1
+        assert len(world.loop.tasks) == 1
         await world.pass_on(0.02)
         assert len(world.store.messages) == 2
         assert [fact["number"] for _, _, fact in world.store.messages[1]["facts"]] == list(range(90, 100))

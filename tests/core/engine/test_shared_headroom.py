@@ -111,6 +111,8 @@ def test_the_message_says_how_it_is_when_it_goes_out() -> None:
         pytest.param(status(5), status(1_000), True, id="window-began-anew"),
         pytest.param(status(500, 100), status(500, 50), True, id="tokens"),
         pytest.param(status(500), status(None), True, id="no-longer-said"),
+        pytest.param(status(None, 100), status(500, 100), True, id="said-now"),
+        pytest.param(status(None, 100), status(None, 100), False, id="never-said"),
     ],
 )
 def test_material_changes(before: RateLimitStatus | None, now: RateLimitStatus, expected: bool) -> None:
