@@ -269,6 +269,17 @@ def test_at_start_a_provider_that_does_not_answer_rests(world: Make) -> None:
     assert left == pytest.approx(10.0, abs=1.0)  # up to a tenth of jitter
 
 
+def test_without_an_interval_the_probes_end_with_the_start(world: Make) -> None:
+    """``probe_on_start`` alone asks for nothing more."""
+    here = world(a=Probed(), pool={"recovery": {"probe_on_start": True}})
+    prober = here.mesh._graph.prober  # type: ignore[union-attr]
+    assert prober is not None
+
+    asyncio.run(asyncio.wait_for(prober.run(), 5.0))
+
+    assert here.reason("a") is None
+
+
 def test_probes_come_in_intervals_for_as_long_as_the_mesh_runs(world: Make) -> None:
     """Whoever still does not answer is probed again, and returns when it does."""
     provider = Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("not yet"))
