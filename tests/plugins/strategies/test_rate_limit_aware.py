@@ -103,6 +103,16 @@ def test_max_rpm_holds_besides_what_the_provider_says(bench: Any) -> None:
     assert "".join(on.choose() for _ in range(10)) == "aaaaabbbbb"
 
 
+def test_a_model_that_was_never_asked_has_all_of_max_rpm_left(bench: Any) -> None:
+    """More than one that was asked a while ago."""
+    on = bench(aware(max_rpm=10), a={}, b={}, c={})
+    on.choose("b")
+    for _ in range(8):
+        on.choose("a")
+
+    assert on.choose() == "c"
+
+
 def test_min_delta_spreads_requests_over_models(bench: Any) -> None:
     """A model that was asked a moment ago is spared."""
     on = bench(aware(min_delta="2s"), a={}, b={}, c={})
