@@ -26,8 +26,10 @@ class Shared(MemoryStateStore):
 
     guarantees = StoreGuarantees(survives_restart=False, shared_between_processes=True)
     is_slow = False
+    lease = 0.0
 
     async def reserve(self, *args: Any, **facts: Any) -> Any:
+        self.lease = facts["lease"]
         verdict = await super().reserve(*args, **facts)
         if self.is_slow:
             await asyncio.get_running_loop().create_future()
@@ -39,7 +41,7 @@ def build() -> Iterator[Build]:
     """Build a mesh of a limited model and a free one."""
     built: list[ModelMesh] = []
 
-    def make(**storage: Any) -> ModelMesh:
+    def make(pool: dict[str, Any] | None = None, **storage: Any) -> ModelMesh:
         plugins = PluginHost()
         plugins.register("state_stores", "test.shared.v1", Shared)
         mesh = ModelMesh(plugins=plugins, environ={}, clock=FakeClock())
@@ -52,7 +54,7 @@ def build() -> Iterator[Build]:
                     "b": {"instance": ScriptedProvider()},
                 },
                 "models": {name: {"provider": name, "capabilities": [POOL]} for name in "ab"},
-                "pools": {POOL: {}},
+                "pools": {POOL: pool or {}},
                 "storage": {"connector": "test.shared.v1", "sync_policy": "in-memory", **storage},
             }
         )
@@ -132,3 +134,22 @@ def test_a_request_that_is_cancelled_while_it_claims_gives_its_claim_back(build:
         return reserved
 
     assert asyncio.run(scenario()) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("pool", "lease"),
+    [
+        ({"timeouts": {"total": 100.0}}, 130.0),
+        ({"timeouts": {"total": 100.0}, "deadline": "10s"}, 40.0),
+        ({"timeouts": {"total": 10.0}, "deadline": "100s"}, 40.0),
+    ],
+    ids=["the attempt", "the deadline", "whichever ends first"],
+)
+def test_a_claim_is_held_for_as_long_as_its_attempt_may_take(build: Build, pool: dict[str, Any], lease: float) -> None:
+    """And half a minute for settling it; should this process die, it comes back after that."""
+    mesh = build(pool)
+
+    assert ask(mesh) == "a"
+
+    store: Any = mesh._built().state_store
+    assert store.lease == pytest.approx(lease)
