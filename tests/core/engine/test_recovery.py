@@ -269,6 +269,23 @@ def test_at_start_a_provider_that_does_not_answer_rests(world: Make) -> None:
     assert left == pytest.approx(10.0, abs=1.0)  # up to a tenth of jitter
 
 
+def test_probes_that_fail_lower_a_providers_score_and_nothing_else(world: Make) -> None:
+    """Whether it may be called its own moves decide: another model of it may well answer."""
+    here = world(
+        a=Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("no")),
+        b=Probed(),
+        pool={"strategy": "priority-selection", "model_priority": ["a"], "recovery": {"probe_interval": "5m"}},
+    )
+    for _ in range(3):
+        here.ask()
+
+    for _ in range(5):
+        here.probe()
+
+    status = here.mesh.provider_status()["a"]
+    assert (status["available"], status["availability_score"] < 0.5) == (True, True)
+
+
 def test_without_an_interval_the_probes_end_with_the_start(world: Make) -> None:
     """``probe_on_start`` alone asks for nothing more."""
     here = world(a=Probed(), pool={"recovery": {"probe_on_start": True}})
