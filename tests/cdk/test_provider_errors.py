@@ -200,6 +200,7 @@ TABLE: dict[str, tuple[int, Any, dict[str, str], type[ProviderError]]] = {
         ProviderServerError,
     ),
     "bedrock throttling": (429, {"message": "Too many requests, please wait"}, {}, RateLimitError),
+    "too many with access": (429, {"message": "Wait before you get access to the model"}, {}, RateLimitError),
     "no JSON": (400, b"\xff\xfe{", {}, InvalidRequestError),
     "null error": (400, {"error": None, "message": "too many tokens"}, {}, ContextLengthError),
 }

@@ -141,6 +141,7 @@ def test_a_reset_is_a_duration_a_unix_time_or_an_instant(written: str, seconds: 
         ("7ns", 7e-9),
         ("0s", 0.0),
         ("20", 20.0),
+        ("0", 0.0),
         (" 1s ", 1.0),
     ],
     ids=str,
