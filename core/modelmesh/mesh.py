@@ -8,7 +8,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from modelmesh._engine.build import Graph, build_graph
 from modelmesh._engine.loop_thread import LoopThread
@@ -83,8 +83,15 @@ class ModelMesh:
         self._changing = threading.RLock()
 
     def __repr__(self) -> str:
-        state = "shut down" if self._closed else "empty" if self._graph is None else f"{len(self.list_pools())} pools"
-        return f"ModelMesh({state})"
+        count = 0 if self._graph is None else len(self.list_pools())
+        pools = "1 pool" if count == 1 else f"{count} pools"
+        return f"ModelMesh({'shut down' if self._closed else 'empty' if self._graph is None else pools})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a ModelMesh holds threads and connections and cannot be copied or pickled; build one in each process, such"
+            " as ModelMesh.from_yaml(path) at its start"
+        )
 
     # --- life -----------------------------------------------------------------
 

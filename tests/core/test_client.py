@@ -214,7 +214,7 @@ def test_an_input_that_is_no_text_is_the_callers_error(build: Build, wrong: Any)
 
 def test_a_client_says_whose_it_is(build: Build) -> None:
     """In a debugger and in a log."""
-    assert repr(build(["never asked"])) == "OpenAIClient(ModelMesh(1 pools))"
+    assert repr(build(["never asked"])) == "OpenAIClient(ModelMesh(1 pool))"
 
 
 def test_an_unknown_model_is_an_error_with_the_near_ones(build: Build) -> None:

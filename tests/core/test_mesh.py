@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -243,7 +245,16 @@ def test_pools_are_what_may_be_asked_for(build: Build) -> None:
     assert mesh.virtual_models() == [
         {"id": "chat", "object": "model", "created": 1_767_225_600, "owned_by": "modelmesh"}
     ]
-    assert repr(mesh) == "ModelMesh(1 pools)"
+    assert repr(mesh) == "ModelMesh(1 pool)"
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"])
+def test_a_mesh_is_neither_copied_nor_sent_to_another_process(build: Build, duplicate: Callable[[Any], Any]) -> None:
+    """The error says what to do instead, and names no lock of the inside."""
+    mesh = build(acme=ScriptedProvider())
+
+    with pytest.raises(TypeError, match="build one in each process"):
+        duplicate(mesh)
 
 
 def test_rotating_puts_the_current_model_aside_by_hand(build: Build) -> None:
