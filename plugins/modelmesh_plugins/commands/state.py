@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +77,7 @@ def export(config: str, file: str) -> int:
         Path(file).write_text(json.dumps(state.to_dict(), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise click.ClickException(f"{file}: cannot be written: {error.strerror}") from None
-    click.echo(f"{len(state.models)} models and {len(state.pools)} pools are in {file}")
+    click.echo(f"{_counted(state)} are in {file}")
     return 0
 
 
@@ -98,7 +99,7 @@ def import_(config: str, file: str) -> int:
         await store.save(KEY, StateEncoding().encode(state.to_dict()))
 
     _with_store(config, write)
-    click.echo(f"{len(state.models)} models and {len(state.pools)} pools are restored at the next start")
+    click.echo(f"{_counted(state)} are restored at the next start")
     return 0
 
 
@@ -107,8 +108,9 @@ def import_(config: str, file: str) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(config: str, yes: bool) -> int:
     """Forget health, usage and rests; books of budgets and quotas stay. End the mesh first."""
-    if not yes:
-        click.confirm("Forget the health, usage and rests of every model?", abort=True)
+    if not yes and not _is_wanted("Forget the health, usage and rests of every model?"):
+        click.echo("nothing is changed")
+        return 1
 
     async def forget(store: StateStore) -> bool:
         await store.delete(CORRUPT_KEY)
@@ -117,6 +119,24 @@ def reset(config: str, yes: bool) -> int:
 
     click.echo("the state is forgotten" if _with_store(config, forget) else "no state was saved")
     return 0
+
+
+def _is_wanted(question: str) -> bool:
+    """Ask; where nobody can answer, say what does without the question."""
+    nobody = click.ClickException("nobody is there to be asked; use --yes")
+    if sys.stdin is None:  # closed by whoever started this
+        raise nobody
+    try:
+        return click.confirm(question)
+    except click.Abort as abort:
+        if isinstance(abort.__context__, EOFError):
+            raise nobody from None
+        raise
+
+
+def _counted(state: SystemState) -> str:
+    counts = ((len(state.models), "model"), (len(state.pools), "pool"))
+    return " and ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
 
 
 async def _read(store: StateStore) -> SystemState | None:
