@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -275,6 +277,23 @@ def test_a_shutdown_closes_what_was_replaced_as_well(build: Build) -> None:
 
     assert old.is_closed
     assert new.is_closed
+
+
+def test_what_was_replaced_is_let_go(build: Build) -> None:
+    """Though somebody holds the first of all, as a collector does from whose sight it was taken."""
+    mesh = build(a=ScriptedProvider())
+    held = mesh._graph
+    pools = []
+    for _ in range(3):
+        pools.append(weakref.ref(mesh.get_router().get_pool("chat")))
+        mesh.reload_config(config(a=ScriptedProvider()))
+        ask(mesh)
+
+    wait_for(lambda: not len(mesh._retired))
+    gc.collect()
+
+    assert held is not None
+    assert [pool() is not None for pool in pools] == [True, False, False]
 
 
 def test_an_instance_that_stays_is_not_closed(build: Build) -> None:

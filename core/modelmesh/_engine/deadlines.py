@@ -8,6 +8,7 @@ is cancelled, and the cancellation becomes `TimeoutError` at the block's end.
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from heapq import heapify, heappop, heappush
 from itertools import count
 from types import TracebackType
@@ -54,11 +55,13 @@ class Limit:
         if not self.running:
             return
         self.running = False
+        # The entry stays in the heap until its time has come; what the task holds, a whole mesh at worst, must not.
+        task, self._task = self._task, None
         self._deadlines.done()
         if self.expired:
-            assert self._task is not None
+            assert task is not None
             # A task that somebody else cancelled as well stays cancelled.
-            if self._task.uncancel() <= self._before and kind is not None and issubclass(kind, asyncio.CancelledError):
+            if task.uncancel() <= self._before and kind is not None and issubclass(kind, asyncio.CancelledError):
                 raise TimeoutError from error
 
     def expire(self) -> None:
@@ -99,7 +102,8 @@ class _LoopDeadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._due = when
-        self._timer = self._loop.call_at(when, self._expire)
+        # In a context of its own: that of the request would stay with the timer.
+        self._timer = self._loop.call_at(when, self._expire, context=Context())
 
     def _expire(self) -> None:
         self._timer = None

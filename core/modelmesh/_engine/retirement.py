@@ -31,6 +31,7 @@ class Retirement:
         self._current = current
         self._waiting: dict[int, Graph] = {}
         self._watching: dict[int, Future[None]] = {}
+        self._closed: list[Graph] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -70,6 +71,20 @@ class Retirement:
         others = [] if current is None or current is graph else [current]
         others += self._waiting.values()
         await graph.aclose(keep=others)
+        self._closed.append(graph)
+        if not self._waiting:
+            self._unlink()
+
+    def _unlink(self) -> None:
+        """Let closed graphs know nothing of those that came after them.
+
+        Word of who fails goes from each graph to the next, so it has to wait until no earlier one is in use. Kept, the
+        first graph would hold all others in memory: whoever serves takes it out of the collector's sight.
+        """
+        for graph in self._closed:
+            for pool in graph.pools.values():
+                pool.on_move = None
+        self._closed.clear()
 
 
 def is_idle(graph: Graph) -> bool:

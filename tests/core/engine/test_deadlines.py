@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -315,3 +317,27 @@ def test_a_limit_needs_a_task() -> None:
     loop.close()
 
     assert "needs a task" in str(errors[0])
+
+
+def test_an_ended_block_keeps_nothing_of_its_task() -> None:
+    """Its entry stays until the time has come; what the task returned, an answer mostly, does not."""
+
+    class Answer:
+        pass
+
+    async def work(deadlines: Deadlines) -> Answer:
+        with deadlines.within(600):
+            await asyncio.sleep(0)
+        return Answer()
+
+    async def main() -> weakref.ref[Answer]:
+        deadlines = Deadlines()
+        return weakref.ref(await asyncio.create_task(work(deadlines)))
+
+    async def look() -> bool:
+        found = await main()
+        await asyncio.sleep(0)  # who woke us up holds the task until the loop comes round
+        gc.collect()
+        return found() is None
+
+    assert asyncio.run(look())
