@@ -158,10 +158,13 @@ class ProviderService:
         known.provider_id = known.provider_id or self.name
         known.model_id = known.model_id or model.name
         # What a provider said may hold the key in a spelling that only who knows the key can see.
-        clean = self._telemetry.dispatcher.redactor.text(known.message)
+        redact = self._telemetry.dispatcher.redactor.text
+        clean = redact(known.message)
         if clean != known.message:
             known.message = clean
             known.args = (clean, *known.args[1:])
+        if known.code is not None:
+            known.code = redact(known.code)
         return known
 
     def _classify(self, error: Exception) -> ProviderError:
