@@ -11,6 +11,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -19,6 +20,7 @@ from modelmesh.config.durations import parse_duration
 from modelmesh.errors import (
     AuthenticationError,
     Category,
+    InvalidRequestError,
     MalformedResponseError,
     ProviderConnectionError,
     ProviderError,
@@ -43,6 +45,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration)]
 
 EMBEDDINGS = "representation.embeddings.text-embeddings"
 _DIMENSIONS = 8
+_MOST_CHOICES = 128
 
 
 class Latency(BaseModel):
@@ -171,21 +174,25 @@ class SimulatorProvider(BaseProvider[SimulatorConfig]):
         """Answer word by word."""
         response = await self.complete(request)
         self._streams += 1
-        whole, end = chunks_of(response.data)[0], chunks_of(response.data)[-1]
+        *wholes, end = chunks_of(response.data)
+        whole, places = wholes[0], range(len(wholes))
         if not whole.text:
-            yield whole
+            for each in wholes:
+                yield each
             yield end
             return
         cut = self.config.cut_streams
         cut_after = cut.after_tokens if cut is not None and self._streams % cut.every == 0 else None
-        yield _piece(whole.data, {"role": "assistant", "content": ""})
+        for index in places:
+            yield _piece(whole.data, {"role": "assistant", "content": ""}, index=index)
         pace = self.config.tokens_per_second
         for place, word in enumerate(_words(whole.text)):
             if cut_after is not None and place >= cut_after:
                 return
             if pace is not None and place:
                 await self._sleep(1.0 / pace)
-            yield _piece(whole.data, {"content": word}, text=word)
+            for index in places:
+                yield _piece(whole.data, {"content": word}, index=index, text=word)
         yield end
 
     # --- trouble --------------------------------------------------------------------
@@ -239,33 +246,36 @@ class SimulatorProvider(BaseProvider[SimulatorConfig]):
         if isinstance(shape, dict) and shape.get("type") in ("json_object", "json_schema"):
             text = json.dumps({"reply": text})
         limit = payload.get("max_tokens") or payload.get("max_completion_tokens")
-        finish = "stop"
+        finish, count = "stop", _choices(payload)
         if isinstance(limit, int) and len(text) > 4 * limit:
             text, finish = text[: 4 * limit], "length"
         response = ProviderResponse.text(
             text or "…",
             model=request.model,
             prompt_tokens=tokens_in,
-            completion_tokens=max(1, -(-len(text) // 4)),
+            completion_tokens=count * max(1, -(-len(text) // 4)),
             finish_reason=finish,
             response_id=f"chatcmpl-sim-{self._number}",
             created=self._now(),
         )
+        _repeat(response, count)
         response.rate_limits = self._rate_limits
         return response
 
     def _tool_response(self, request: ProviderRequest, call: dict[str, Any], tokens_in: int) -> ProviderResponse:
+        count = _choices(request.payload)
         call["id"] = f"call_sim_{self._number}"
         response = ProviderResponse.text(
             "",
             model=request.model,
             prompt_tokens=tokens_in,
-            completion_tokens=8,
+            completion_tokens=count * 8,
             finish_reason="tool_calls",
             response_id=f"chatcmpl-sim-{self._number}",
             created=self._now(),
         )
         response.data["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
+        _repeat(response, count)
         return response
 
     def _embed(self, request: ProviderRequest) -> ProviderResponse:
@@ -291,9 +301,25 @@ class SimulatorProvider(BaseProvider[SimulatorConfig]):
         return int(self.context.clock.time()) if self.context is not None else 0
 
 
-def _piece(base: Mapping[str, Any], delta: dict[str, Any], *, text: str = "") -> ProviderChunk:
-    data = {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-    return ProviderChunk(data, text=text, commits=bool(text))
+def _piece(base: Mapping[str, Any], delta: dict[str, Any], *, index: int, text: str = "") -> ProviderChunk:
+    data = {**base, "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
+    return ProviderChunk(data, text="" if index else text, commits=bool(text))
+
+
+def _choices(payload: Mapping[str, Any]) -> int:
+    """Return how many answers a request asks for."""
+    count = payload.get("n")
+    if count is None:
+        return 1
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CHOICES:
+        raise InvalidRequestError(f"n must be a whole number from 1 to {_MOST_CHOICES}", status_code=400)
+    return count
+
+
+def _repeat(response: ProviderResponse, count: int) -> None:
+    """Give the one answer of a response ``count`` times."""
+    (first,) = response.data["choices"]
+    response.data["choices"] = [{**deepcopy(first), "index": index} for index in range(count)]
 
 
 def _words(text: str) -> list[str]:
