@@ -38,7 +38,7 @@ from modelmesh.interfaces.provider import (
 from modelmesh_cdk.authentication import HEADER_NAME, AuthConfig, KeyedURL, sendable
 from modelmesh_cdk.form import encode_form
 from modelmesh_cdk.http import Http, HttpReply, HttpStream
-from modelmesh_cdk.json_codec import encode_json
+from modelmesh_cdk.json_codec import encode_json, not_finite
 from modelmesh_cdk.openai_stream import OpenAIStreamDecoder
 from modelmesh_cdk.provider import BaseProvider, BaseProviderConfig, chunks_of, usage_of
 from modelmesh_cdk.provider_errors import error_from_status, error_in_band
@@ -394,10 +394,15 @@ def _body(payload: Mapping[str, Any]) -> bytes:
         InvalidRequestError: JSON has no form for something in it; no provider is to blame, nor would another answer.
     """
     try:
-        return encode_json(payload)
+        body = encode_json(payload)
+        # A NaN becomes a null, so only where one stands need it be looked for.
+        wrong = not_finite(payload) if b"null" in body else None
     except (TypeError, ValueError, RecursionError) as error:
         # Names types and never values.
         raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from None
+    if wrong is not None:
+        raise InvalidRequestError(f"the request cannot be written as JSON: {wrong} is not a finite number")
+    return body
 
 
 def _media_usage(raw: object) -> TokenUsage | None:

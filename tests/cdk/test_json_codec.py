@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmesh_cdk import json_codec
-from modelmesh_cdk.json_codec import decode_json, encode_json
+from modelmesh_cdk.json_codec import decode_json, encode_json, not_finite
 
 
 @pytest.fixture(params=[True, False], ids=["orjson", "standard library"], autouse=True)
@@ -48,13 +48,43 @@ def test_what_json_has_no_form_for_is_a_type_error(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"nul", b"\xff", b"\xef\xbb\xbf1", b'"\xe9"', '"x"'.encode("utf-16"), b"[" * 200_000, b'{"a":1}x'],
+    [
+        b"NaN",
+        b"[Infinity]",
+        b"-Infinity",
+        b"",
+        b"{",
+        b"nul",
+        b"\xff",
+        b"\xef\xbb\xbf1",
+        b'"\xe9"',
+        '"x"'.encode("utf-16"),
+        b"[" * 200_000,
+        b'{"a":1}x',
+    ],
     ids=lambda text: ascii(text[:8]),
 )
 def test_what_is_no_json_is_a_value_error(text: bytes) -> None:
     """Cut, in another encoding, or nested beyond reason."""
     with pytest.raises(ValueError, match=r"."):
         decode_json(text)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+def test_a_number_that_json_lacks_is_written_as_null(value: float) -> None:
+    """Beside what orjson leaves to the standard library as well: what goes out is always JSON."""
+    assert encode_json({"a": [value, 1.5]}) == b'{"a":[null,1.5]}'
+    assert encode_json(({"a": {"b": value}}, 2**70)) == b'[{"a":{"b":null}},1180591620717411303424]'
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [({"a": [1.0, {"b": math.nan}]}, "a[1].b"), ({"a": (2.0, "NaN", None, 10**400)}, None), (math.inf, "")],
+    ids=["nested", "none", "itself"],
+)
+def test_the_place_of_such_a_number_is_found(value: Any, path: str | None) -> None:
+    """So that an error can name it."""
+    assert not_finite(value) == path
 
 
 VALUES = st.recursive(

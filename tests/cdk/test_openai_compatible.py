@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import httpx
@@ -94,8 +95,14 @@ def test_what_the_mesh_could_not_keep_to_is_refused(settings: dict[str, Any], sa
 
 @pytest.mark.parametrize(
     ("parameter", "words"),
-    [({1, 2}, "set is not JSON serializable"), ({(1, 2): 3}, "keys must be str"), (b"raw", "bytes is not")],
-    ids=["set", "key", "bytes"],
+    [
+        ({1, 2}, "set is not JSON serializable"),
+        ({(1, 2): 3}, "keys must be str"),
+        (b"raw", "bytes is not"),
+        ([1.0, {"weight": math.nan}], r"metadata\[1\].weight is not a finite number"),
+        ([math.inf, 2**70], r"metadata\[0\] is not a finite number"),
+    ],
+    ids=["set", "key", "bytes", "nan", "infinity"],
 )
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
 def test_what_json_has_no_form_for_is_the_callers_mistake(parameter: Any, words: str, streamed: bool) -> None:
