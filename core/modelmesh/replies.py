@@ -94,6 +94,8 @@ def reply_of(answer: Answer) -> Reply:
     return reply
 
 
+NO_MESSAGES = "messages must be a list of at least one message; it is empty"
+
 _CONTROL = ("session_id", "preferred_provider", "deadline")
 
 
@@ -101,11 +103,14 @@ def split(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part what goes to the provider from what steers the router; unset (None) parameters go nowhere.
 
     Raises:
-        InvalidRequestError: ``timeout`` is no number, ``messages`` no list of mappings, or ``input`` no text or list.
+        InvalidRequestError: ``timeout`` is no number, ``messages`` no list of mappings, or an empty one, or
+            ``input`` no text or list.
     """
     messages = parameters.get("messages", ())
     if not isinstance(messages, (list, tuple)) or not all(isinstance(message, Mapping) for message in messages):
         raise InvalidRequestError('messages must be a list of mappings such as {"role": "user", "content": "Hello"}')
+    if "messages" in parameters and not messages:
+        raise InvalidRequestError(NO_MESSAGES)
     if not isinstance(parameters.get("input", ""), (str, list, tuple)):
         given = type(parameters["input"]).__name__
         raise InvalidRequestError(f"input must be a text or a list; it is of type {given}")

@@ -27,6 +27,7 @@ from modelmesh.errors import (
 from modelmesh.explanation import Explanation, explain
 from modelmesh.interfaces.observability import ObservabilityConnector
 from modelmesh.interfaces.provider import Operation, ProviderChunk, Receipt, TokenUsage
+from modelmesh.replies import NO_MESSAGES
 
 if TYPE_CHECKING:
     from modelmesh._engine.batches import Job
@@ -644,6 +645,8 @@ def _own_id(metadata: Mapping[str, Any]) -> str | None:
 
 def payload_of(request: CompletionRequest) -> dict[str, Any]:
     """Return a request as OpenAI's body; what was left unset stays unset."""
+    if not request.messages:
+        raise InvalidRequestError(NO_MESSAGES)
     payload: dict[str, Any] = {"messages": request.messages}
     if request.temperature is not None:
         payload["temperature"] = request.temperature

@@ -185,11 +185,12 @@ def test_timeout_is_the_deadline_of_the_whole_request(build: Build) -> None:
         ({"messages": "hello"}, "messages must be a list"),
         ({"messages": ["hello"]}, "messages must be a list"),
         ({"messages": None}, "messages must be a list"),
+        ({"messages": []}, "messages must be a list of at least one message; it is empty"),
         ({"messages": MESSAGES, "model": None}, "model must be the name of a pool, .* of type NoneType"),
         ({"messages": MESSAGES, "model": ["chat"]}, "model must be the name of a pool, .* of type list"),
         ({"messages": MESSAGES, "timeout": "5"}, "timeout must be a number of seconds; it is a str"),
     ],
-    ids=["text", "texts", "none", "no-model", "models", "timeout"],
+    ids=["text", "texts", "none", "empty", "no-model", "models", "timeout"],
 )
 def test_what_no_provider_could_answer_is_the_callers_error(build: Build, wrong: dict[str, Any], words: str) -> None:
     """No model is blamed for it, and none put to rest."""

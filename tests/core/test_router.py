@@ -279,6 +279,16 @@ def test_complete_gives_back_the_callers_own_mistake(build: Build) -> None:
         build([InvalidRequestError("temperature is 7", status_code=400)]).complete("chat", HELLO)
 
 
+def test_complete_refuses_a_request_without_messages(build: Build) -> None:
+    """As the server does; no provider is asked."""
+    provider = ScriptedProvider()
+
+    with pytest.raises(InvalidRequestError, match="at least one message; it is empty"):
+        build(provider).complete("chat", CompletionRequest([]))
+
+    assert provider.requests == []
+
+
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
