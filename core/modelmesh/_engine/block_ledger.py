@@ -7,6 +7,7 @@ the block's time is over; and a process that dies takes what was left of its blo
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -80,11 +81,14 @@ class BlockLedger:
             verdict = await self._take(hold, claims)
             rates = [claim for claim in claims if isinstance(claim, RateClaim)]
             if verdict.granted and rates:
+                hold.has_rates = True
                 verdict = await self._ledger.reserve(reservation, rates, lease=lease, dispatched=dispatched)
                 hold.has_rates = verdict.granted
-        except BaseException:
+        except BaseException as ended:
             # The ledger is down, or the caller went away: what was not granted whole is not granted.
             self._forget(reservation)
+            if hold.has_rates and isinstance(ended, asyncio.CancelledError):
+                self._holds[reservation] = _Hold(has_rates=True)  # perhaps, unheard: whoever claimed releases it
             raise
         if not verdict.granted:
             await self._give_back(reservation)
@@ -115,11 +119,15 @@ class BlockLedger:
         verdict = Verdict(False)
         for _ in range(3):
             block = self._new(claim.account, size)
-            verdict = await self._ledger.reserve(
-                block.reservation,
-                [WindowClaim(claim.account, size, claim.limit, claim.keep)],
-                lease=self._seconds * _LEASE_FACTOR,
-            )
+            try:
+                verdict = await self._ledger.reserve(
+                    block.reservation,
+                    [WindowClaim(claim.account, size, claim.limit, claim.keep)],
+                    lease=self._seconds * _LEASE_FACTOR,
+                )
+            except BaseException:
+                self._owed.append(block)  # it may have been granted unheard, and would be spent when its lease ends
+                raise
             if verdict.granted:
                 with self._guard:
                     block.held = claim.amount
@@ -219,7 +227,7 @@ class BlockLedger:
             await self._give(block)
 
     async def release(self, reservation: str) -> bool:
-        """Give everything back."""
+        """Give everything back, also rates that were granted to a caller who did not wait to hear of it."""
         return await self._give_back(reservation)
 
     def _forget(self, reservation: str) -> None:

@@ -27,10 +27,14 @@ class Counted(MemoryStateStore):
 
     calls = 0
     is_down = False
+    is_silent = False
 
     async def reserve(self, *args: Any, **facts: Any) -> Verdict:
         self.calls += 1
-        return await super().reserve(*args, **facts)
+        verdict = await super().reserve(*args, **facts)
+        if self.is_silent:
+            await asyncio.Event().wait()  # what it decided is not heard
+        return verdict
 
     async def settle(self, *args: Any, **facts: Any) -> bool:
         self.calls += 1
@@ -259,6 +263,30 @@ def test_a_quiet_process_gives_its_blocks_back_when_their_time_is_over() -> None
         return await world.spend(1, 99, limit=100)
 
     assert asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [claim(10), [RateClaim("rpm", 1, 60, 60.0, 1)]],
+    ids=["block", "rate"],
+)
+def test_what_was_granted_to_a_caller_who_had_left_is_given_back(claims: list[Claim]) -> None:
+    """The store granted it, nobody heard: neither a block nor a rate stays reserved until its lease ends."""
+
+    async def scenario() -> tuple[tuple[int, int], int]:
+        world = World(1, share=0.5)
+        world.store.is_silent = True
+        asking = asyncio.create_task(world.ledgers[0].reserve("left", claims, lease=60.0))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        world.store.is_silent = False
+        await world.ledgers[0].release("left")
+        await world.ledgers[0].give_back_old()
+        return await world.booked(), len(world.store._books.reservations)
+
+    assert asyncio.run(scenario()) == ((0, 0), 0)
 
 
 def test_a_block_the_store_did_not_take_back_is_given_back_later() -> None:
