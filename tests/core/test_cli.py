@@ -33,11 +33,17 @@ def run(tmp_path: Path) -> Run:
     first = tmp_path / "first"
     first.mkdir()
 
-    def running(*arguments: str, program: tuple[str, ...] = (sys.executable, "-m", "modelmesh")) -> Any:
+    def running(
+        *arguments: str,
+        program: tuple[str, ...] = (sys.executable, "-m", "modelmesh"),
+        piped: str | None = None,
+        **environ: str,
+    ) -> Any:
         result = subprocess.run(
             [*program, *arguments],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(first), "COLUMNS": "120", "PYTHONWARNINGS": "error"},
+            env={**os.environ, "PYTHONPATH": str(first), "COLUMNS": "120", "PYTHONWARNINGS": "error", **environ},
+            input=piped,
             capture_output=True,
             text=True,
             timeout=60,
@@ -199,6 +205,39 @@ def test_check_tells_what_is_no_configuration_at_all(run: Run, tmp_path: Path, t
     assert result.returncode == 1
     assert words in result.stderr
     assert result.stderr.startswith("mesh.yaml:")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        (GOOD, 0, "<stdin>: ok\n"),
+        (GOOD.replace("strategy:", "stategy:"), 1, "<stdin>:6: pools.chat-completion.stategy: "),
+        ("a: [", 1, "<stdin>:1: it is not valid YAML"),
+        (GOOD + "proxy:\n  endpoints: [/v1/chat/complete]\n", 1, "<stdin>:8: proxy.endpoints: "),
+    ],
+    ids=["good", "unknown key", "no YAML", "proxy"],
+)
+def test_check_reads_what_comes_through_a_pipe(run: Run, text: str, status: int, said: str) -> None:
+    """As ``modelmesh check -``, with lines as ever."""
+    result = run("check", "-", piped=text)
+
+    assert result.returncode == status
+    assert (result.stdout + result.stderr).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check",), ("quota",), ("explain", "chat-completion"), ("simulate", "--scenario", "s.yaml"), ("state", "show")],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_configuration_can_be_named_in_the_environment(run: Run, arguments: tuple[str, ...]) -> None:
+    """For every command that needs one; without either, the error names both ways."""
+    missing, named = run(*arguments), run(*arguments, MODELMESH_CONFIG="elsewhere.yaml")
+
+    assert missing.returncode == 2
+    assert "Name the configuration's file there, or set MODELMESH_CONFIG to its path" in missing.stderr
+    assert named.returncode == 1
+    assert "elsewhere.yaml: it cannot be read: No such file or directory" in named.stderr
 
 
 def test_check_never_prints_a_key(run: Run, tmp_path: Path) -> None:

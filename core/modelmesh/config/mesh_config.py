@@ -36,11 +36,11 @@ class MeshConfig:
         return config
 
     @classmethod
-    def from_yaml(cls, text: str) -> Self:
-        """Read YAML text."""
-        document = read_text(text)
+    def from_yaml(cls, text: str, *, file: str | None = None) -> Self:
+        """Read YAML text; ``file`` is what errors call it."""
+        document = read_text(text, file=file)
         config = cls(document.data)
-        config.lines = document.lines
+        config.file, config.lines = document.file, document.lines
         return config
 
     @classmethod

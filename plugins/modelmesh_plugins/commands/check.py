@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -10,19 +11,23 @@ from modelmesh.config import MeshConfig, load_config
 from modelmesh.config.models import Configuration
 from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.plugins import PluginHost
+from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.server.settings import settings_of
 
 
 @click.command("check")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=ConfigurationPath(), envvar=VARIABLE)
 def command(file: str) -> int:
     """List everything that is wrong with a configuration FILE.
 
-    Connectors are loaded and secrets looked up; nothing is sent anywhere.
+    FILE is - for what comes through a pipe, and by default the one that MODELMESH_CONFIG names. Connectors are loaded
+    and secrets looked up; nothing is sent anywhere.
     """
+    text, file = (_piped(), "<stdin>") if file == "-" else (None, file)
     try:
-        configuration = load_config(file, connectors=PluginHost(), environ=os.environ)
-        _check_proxy(file, configuration)
+        source = MeshConfig.from_file(file) if text is None else MeshConfig.from_yaml(text, file=file)
+        configuration = load_config(source, connectors=PluginHost(), environ=os.environ)
+        _check_proxy(source, configuration)
     except ConfigurationError as error:
         for problem in error.problems or (error,):
             click.echo(str(problem), err=True)
@@ -38,11 +43,20 @@ def command(file: str) -> int:
     return 0
 
 
-def _check_proxy(file: str, configuration: Configuration) -> None:
+def _piped() -> str:
+    if sys.stdin is None:  # closed by whoever started this
+        raise click.ClickException("there is no standard input to read")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise click.ClickException("what comes through the pipe is not UTF-8") from None
+
+
+def _check_proxy(source: MeshConfig, configuration: Configuration) -> None:
     """Refuse what only the server would, when it starts; the core does not know its paths."""
     try:
         settings_of(configuration)
     except ConfigurationError as error:
-        line = MeshConfig.from_file(file).lines.get(("proxy", "endpoints"))
+        line = source.lines.get(("proxy", "endpoints"))
         message = error.message.removeprefix("proxy.endpoints: ")
-        raise ConfigurationError.from_problems([Problem(message, "proxy.endpoints", file, line)]) from None
+        raise ConfigurationError.from_problems([Problem(message, "proxy.endpoints", source.file, line)]) from None

@@ -14,13 +14,21 @@ from modelmesh.errors import unknown_name
 from modelmesh.explanation import ExplainedPool, Explanation
 from modelmesh.mesh import ModelMesh
 from modelmesh.router import RoutingOptions
+from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.commands.tables import print_whole
 from modelmesh_plugins.offline import SilentPlugins
 
 
 @click.command("explain")
 @click.argument("pool")
-@click.option("--config", type=click.Path(), envvar="MODELMESH_CONFIG", required=True, help="The configuration file.")
+@click.option(
+    "--config",
+    type=ConfigurationPath(),
+    envvar=VARIABLE,
+    required=True,
+    show_envvar=True,
+    help="The configuration file.",
+)
 @click.option("--request", "request_file", type=click.Path(dir_okay=False), help="A request's body as JSON.")
 @click.option("--stream", is_flag=True, help="As for a streamed request.")
 @click.option("--provider", help="As for a request that prefers this provider.")

@@ -14,18 +14,20 @@ from rich.table import Table
 
 from modelmesh.mesh import ModelMesh
 from modelmesh.quota import HeadroomRow, QuotaRow
+from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.commands.tables import print_whole
 from modelmesh_plugins.offline import SilentPlugins
 
 
 @click.command("quota")
-@click.argument("config", type=click.Path(), envvar="MODELMESH_CONFIG")
+@click.argument("config", type=ConfigurationPath(), envvar=VARIABLE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(config: str, as_json: bool) -> int:
     """Show what is used and left of the limits of CONFIG.
 
-    So are limits that no file sets and providers told of in their answers. All are kept where the storage section says;
-    without one they are this process's own, and empty. Times are UTC.
+    CONFIG is by default the file that MODELMESH_CONFIG names. Limits that no file sets and providers told of in their
+    answers are shown as well. All are kept where the storage section says; without one they are this process's own, and
+    empty. Times are UTC.
     """
     with ModelMesh(plugins=SilentPlugins()) as mesh:
         mesh.initialize(Path(config), only_look=True)

@@ -19,6 +19,7 @@ from modelmesh.errors import ConfigurationError, ModelMeshError, NoProvidersErro
 from modelmesh.mesh import ModelMesh
 from modelmesh.plugins import PluginHost
 from modelmesh.redaction import Redactor
+from modelmesh_plugins.commands.configuration import VARIABLE
 from modelmesh_plugins.server.settings import DRAIN_SECONDS, KEEP_ALIVE_SECONDS, MAX_BODY_BYTES, settings_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class CannotServeError(click.ClickException):
 
 
 @click.command("serve")
-@click.argument("file", type=click.Path(), required=False, envvar="MODELMESH_CONFIG")
+@click.argument("file", type=click.Path(), required=False, envvar=VARIABLE)
 @click.option("--host", help="Address to listen on; the configuration's, or 127.0.0.1, by default.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one. [default: 8080]")
 @click.option(

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from modelmesh.errors import ConfigurationError
 from modelmesh.redaction import Redactor
+from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.simulate.plot import svg
 from modelmesh_plugins.simulate.report import Figures, as_json, spans, total
 from modelmesh_plugins.simulate.run import Simulated, simulate
 
 
 @click.command("simulate")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=ConfigurationPath(path_type=Path), envvar=VARIABLE)
 @click.option(
     "--scenario", type=click.Path(path_type=Path), required=True, help="Traffic, and what happens: a YAML file."
 )
@@ -28,6 +29,7 @@ from modelmesh_plugins.simulate.run import Simulated, simulate
 def command(file: Path, scenario: Path, drawing: Path | None, as_data: bool) -> int:
     """Run the configuration FILE through a scenario, in virtual time.
 
+    FILE is by default the one that MODELMESH_CONFIG names.
     The real router decides; providers answer as the scenario says. Nothing is sent anywhere, and no key is needed.
     """
     try:

@@ -21,6 +21,7 @@ from modelmesh.interfaces.state_store import StateStore
 from modelmesh.plugins import PluginHost
 from modelmesh.state_encoding import StateEncoding, decode
 from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState
+from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.commands.tables import print_whole
 
 Result = TypeVar("Result")
@@ -30,12 +31,13 @@ Result = TypeVar("Result")
 def command() -> None:
     """Look at, export, import or reset the state that a mesh keeps.
 
-    CONFIG is the mesh's configuration; its storage section says where the state is.
+    CONFIG is the mesh's configuration; its storage section says where the state is. Without it, show and reset take the
+    file that MODELMESH_CONFIG names.
     """
 
 
 @command.command("show")
-@click.argument("config", type=click.Path())
+@click.argument("config", type=ConfigurationPath(), envvar=VARIABLE)
 def show(config: str) -> int:
     """Show models, what they used, and who rests for how long."""
     state = _with_store(config, _read)
@@ -104,7 +106,7 @@ def import_(config: str, file: str) -> int:
 
 
 @command.command("reset")
-@click.argument("config", type=click.Path())
+@click.argument("config", type=ConfigurationPath(), envvar=VARIABLE)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(config: str, yes: bool) -> int:
     """Forget health, usage and rests; books of budgets and quotas stay. End the mesh first."""
