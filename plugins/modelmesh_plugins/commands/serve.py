@@ -136,18 +136,21 @@ def command(
     gc.freeze()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         greeting = _greeting(server, mesh, notice, keys=len(settings.keys))
-        runner.run(_serve(server, mesh, greeting, Reloading(mesh, server, file, loaded.proxy)))
+        runner.run(_serve(server, mesh, greeting, Reloading(mesh, server, file, loaded.proxy), drain=drain))
     return 0
 
 
-async def _serve(server: ProxyServer, mesh: ModelMesh, greeting: Sequence[str], reloading: Reloading) -> None:
+async def _serve(
+    server: ProxyServer, mesh: ModelMesh, greeting: Sequence[str], reloading: Reloading, *, drain: float
+) -> None:
     loop = asyncio.get_running_loop()
     asked = 0
 
     def stop() -> None:
         nonlocal asked
         asked += 1
-        click.echo("stopping; once more to stop at once" if asked == 1 else "stopping at once", err=True)
+        running = server.get_status().active_connections
+        click.echo(_parting(running, drain) if asked == 1 else "stopping at once", err=True)
         server.request_stop(at_once=asked > 1)
 
     def ready() -> None:
@@ -266,6 +269,14 @@ def _greeting(server: ProxyServer, mesh: ModelMesh, notice: str | None, *, keys:
     lines.append(f"  models: {', '.join(mesh.list_pools())}")
     lines.append(f"  keys:   {keys or 'none; only this machine can call'}")
     return lines
+
+
+def _parting(running: int, drain: float) -> str:
+    """Say what the end of the server waits for, and how long."""
+    if not running:
+        return "stopping"
+    end = "1 request still running ends" if running == 1 else f"{running} requests still running end"
+    return f"stopping when {end}, in {drain:g} s at most; once more to stop at once"
 
 
 def _lines(error: ModelMeshError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -139,7 +140,8 @@ class ProxyServer:
         assert self._socket is not None
         server = self._server = _Listener(_uvicorn_config(self._app, self._settings), ready)
         try:
-            await server.serve(sockets=[self._socket])
+            with _no_word_of_cancelled_tasks():
+                await server.serve(sockets=[self._socket])
             await self._last_answers()
         finally:
             self._socket.close()
@@ -193,6 +195,21 @@ class ProxyServer:
             if self._activity.active == 0:
                 return
             await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _no_word_of_cancelled_tasks() -> Generator[None, None, None]:
+    """Keep back that uvicorn cancels tasks: their callers are told, and nothing is wrong with the server."""
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Cancel %s running task")
+
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_shown)
 
 
 class _Listener(uvicorn.Server):
