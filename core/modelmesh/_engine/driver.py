@@ -305,7 +305,6 @@ class Driver:
             return
         latency = call.clock.monotonic() - progress.started
         self._recorder.cancelled(call, member, latency=latency, usage=progress.usage_so_far())
-        progress.abandoned = True
 
     def _settle_stream(self, call: Call, member: Member, request: ProviderRequest, progress: StreamProgress) -> None:
         if progress.finished:

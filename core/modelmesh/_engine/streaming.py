@@ -26,7 +26,6 @@ class StreamProgress:
         text: The text that arrived.
         started: Monotonic time of the call.
         consumer_seconds: Time the caller took over the chunks it was shown.
-        abandoned: Whether the caller went away.
     """
 
     __slots__ = (
@@ -37,7 +36,6 @@ class StreamProgress:
         "_member",
         "_parts",
         "_usage",
-        "abandoned",
         "committed",
         "consumer_seconds",
         "error",
@@ -55,7 +53,6 @@ class StreamProgress:
         self._last_content_at = 0.0
         self.committed = False
         self.finished = False
-        self.abandoned = False
         self.error: ProviderError | None = None
         self.started = 0.0
         self.consumer_seconds = 0.0
