@@ -45,7 +45,6 @@ class MaintenanceWindow:
                 self._next_begin = min(begin.timestamp(), now + _RECHECK)
                 return
             self._open_until = begin.timestamp() + self._duration
-        self._next_begin = now + _RECHECK
 
 
 _RECHECK = 86_400.0
