@@ -242,15 +242,20 @@ def test_recovering_by_hand_ends_any_rest_and_forgets_earlier_ones(build: Build)
     assert (model.state.status, model.state.deactivation_reason) == ("active", None)
 
 
-def test_a_longer_rest_wins_over_a_shorter_one(build: Build) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [(90, 10, "rate_limited"), (10, 90, "error_threshold")],
+    ids=["the first", "the second"],
+)
+def test_a_longer_rest_wins_over_a_shorter_one(build: Build, first: float, second: float, reason: str) -> None:
     """A resting model never comes back before the later of two times."""
     world = build(a=[], b=[])
     now = world.clock.monotonic()
-    world.pool.deactivate_member(world.member("a"), "rate_limited", rest=90, now=now)
+    world.pool.deactivate_member(world.member("a"), "rate_limited", rest=first, now=now)
 
-    moved = world.pool.deactivate_member(world.member("a"), "error_threshold", rest=10, now=now)
+    moved = world.pool.deactivate_member(world.member("a"), "error_threshold", rest=second, now=now)
 
-    assert (moved, world.member("a").cooldown_remaining, world.member("a").reason) == (False, 90, "rate_limited")
+    assert (moved, world.member("a").cooldown_remaining, world.member("a").reason) == (False, 90, reason)
 
 
 def test_putting_a_resting_model_aside_by_hand_keeps_it_aside(build: Build) -> None:
