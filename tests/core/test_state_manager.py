@@ -48,6 +48,12 @@ class Kept(MemoryStateStore):
         return await self.shared._list(prefix)
 
 
+class Together(Kept):
+    """One that many processes write to."""
+
+    guarantees = StoreGuarantees(survives_restart=True, shared_between_processes=True)
+
+
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     Kept.shared, Kept.broken = MemoryStateStore(), False
@@ -61,9 +67,9 @@ def start() -> Iterator[Start]:
     """Start meshes of two models over a store that outlives them."""
     built: list[ModelMesh] = []
 
-    def make(clock: FakeClock, *script: Any, **storage: Any) -> ModelMesh:
+    def make(clock: FakeClock, *script: Any, kind: type[Kept] = Kept, **storage: Any) -> ModelMesh:
         plugins = PluginHost()
-        plugins.register("state_stores", "test.kept.v1", Kept)
+        plugins.register("state_stores", "test.kept.v1", kind)
         mesh = ModelMesh(clock=clock, plugins=plugins, environ={})
         built.append(mesh)
         mesh.initialize(
@@ -224,6 +230,35 @@ def test_a_save_that_fails_fails_no_request_and_no_shutdown(start: Start) -> Non
 
     assert ask(mesh) == "a"
     mesh.shutdown()
+
+
+@pytest.mark.parametrize("freed", [True, False], ids=["soon", "never"])
+def test_a_save_waits_while_another_process_writes(start: Start, freed: bool) -> None:
+    """As long as ``locking.timeout`` says; then it is given up, and traced as any trouble is."""
+    clock = FakeClock()
+    mesh = start(clock, kind=Together, locking={"timeout": "30s", "retry_interval": "1s"})
+    store, manager = mesh._built().state_store, mesh._state_keeper()
+    assert store is not None
+
+    async def scenario() -> list[bool]:
+        other = await store.lock(KEY, expires_in=60.0)
+        assert other is not None
+        saving = asyncio.ensure_future(manager.save())
+        done = []
+        for second in range(31):
+            if freed and second == 20:
+                await store.unlock(other)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            done.append(saving.done())
+            clock.advance(1.0)
+        clock.advance(60.0)  # the other one is gone
+        assert await saving is freed
+        return done
+
+    done = asyncio.run(scenario())
+    assert done.index(True) == (20 if freed else 30)
+    assert (asyncio.run(Kept.shared._load(KEY)) is not None) is freed
 
 
 def test_in_memory_keeps_nothing(start: Start) -> None:
