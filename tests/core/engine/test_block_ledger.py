@@ -214,6 +214,19 @@ def test_all_or_nothing_over_several_accounts_and_rates() -> None:
     assert asyncio.run(scenario()) == ([True, False], (10, 0))
 
 
+def test_money_that_refuses_takes_nothing_of_a_rate() -> None:
+    """And the rate, which would grant, does not grant in its place."""
+
+    async def scenario() -> tuple[bool, str, bool]:
+        world = World(1, share=0.5)
+        rate = RateClaim("rpm", 1, 60, 60.0, 1)
+        refused = await world.ledgers[0].reserve("first", [*claim(101, limit=100), rate], lease=60.0)
+        other = await world.ledgers[0].reserve("second", [rate], lease=60.0)
+        return refused.granted, refused.account, other.granted
+
+    assert asyncio.run(scenario()) == (False, "budget", True)
+
+
 def test_an_id_that_is_reserved_is_granted_again() -> None:
     """And changes nothing; settling twice neither."""
 
