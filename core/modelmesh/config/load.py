@@ -118,6 +118,7 @@ class _Loading:
         self._problems += normalise(self._document)
         self._problems += refuse_not_yet(self._document)
         self._open_secrets()
+        self._refuse_empty_names()
         self._each("providers", self._provider)
         self._each("providers", self._free_tier)
         self._each("models", self._refuse_unpriced)
@@ -148,6 +149,15 @@ class _Loading:
         if self._problems or storage is None:
             raise ConfigurationError.from_problems(self._shown())
         return storage
+
+    def _refuse_empty_names(self) -> None:
+        for section in ("providers", "models", "pools"):
+            entries = self._data.get(section)
+            for name in entries if isinstance(entries, dict) else ():
+                if not str(name).strip():
+                    message = f"the name of a {section.removesuffix('s')} is empty, so nothing can mean it; give it one"
+                    line = self._document.line_of((section, name))
+                    self._problems.append(Problem(message, section, self._document.file, line))
 
     def _each(self, section: str, handle: Callable[[str, dict[str, Any]], None]) -> None:
         entries = self._data.get(section)

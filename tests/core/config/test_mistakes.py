@@ -94,3 +94,19 @@ def test_what_stands_in_a_misspelt_section_is_no_further_mistake() -> None:
     text = GOOD.replace("key\n", "${secrets:KEY}\n").replace("providers:\n", "provders:\n", 1)
 
     assert not any("a secret reference is not read here" in problem for problem in problems(text))
+
+
+@pytest.mark.parametrize(
+    ("right", "line", "section"),
+    [("  small:", 7, "model"), ("  local:", 2, "provider"), ("  chat-completion:", 10, "pool")],
+    ids=["model", "provider", "pool"],
+)
+@pytest.mark.parametrize("empty", ["", " "], ids=["empty", "blank"])
+def test_an_empty_name_is_reported_with_its_line(right: str, line: int, section: str, empty: str) -> None:
+    """Whatever else follows from it."""
+    text = GOOD.replace(right, f'  "{empty}":')
+
+    assert (
+        f"line {line}: {section}s: the name of a {section} is empty, so nothing can mean it; give it one"
+        in problems(text)
+    )
