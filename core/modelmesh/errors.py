@@ -422,15 +422,25 @@ NoAvailableModelError = NoActiveModelError
 """The name some documents use for `NoActiveModelError`."""
 
 
+_SHORTEST_BEGINNING = 3
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str], *, limit: int = 12) -> str:
     """Say that a name is unknown, with the near matches first and then what there is.
 
     Returns:
         One line, such as ``unknown strategy 'round-robbin'; did you mean 'round-robin'? known: …``.
     """
-    close = get_close_matches(name, known, n=2, cutoff=0.6)
+    close = get_close_matches(name, known, n=2, cutoff=0.6) or _longer(name, known)
     hint = f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
     if not known:
         return f"unknown {kind} {name!r}{hint}; none is known"
     shown = ", ".join(sorted(known)[:limit]) + (", …" if len(known) > limit else "")
     return f"unknown {kind} {name!r}{hint}; known: {shown}"
+
+
+def _longer(name: str, known: Sequence[str]) -> list[str]:
+    """Return the shortest of the names that begin like this one, which may be all that somebody remembers."""
+    if len(name) < _SHORTEST_BEGINNING:
+        return []
+    return sorted((each for each in known if each.startswith(name)), key=lambda each: (len(each), each))[:2]

@@ -185,8 +185,15 @@ def test_all_problems_come_at_once(count: int, head: str) -> None:
         ("zzz", ["round-robin"], "; known: round-robin"),
         ("zzz", [], "; none is known"),
         ("b", list("ac"), "; known: a, c"),
+        (
+            "chat",
+            ["chat-completion", "chat-completion-long", "chatting-on-and-on-and-on", "text"],
+            "; did you mean 'chat-completion' or 'chat-completion-long'?; known: chat-completion, chat-completion-long,"
+            " chatting-on-and-on-and-on, text",
+        ),
+        ("ch", ["chat-completion"], "; known: chat-completion"),
     ],
-    ids=["near", "far", "none", "sorted"],
+    ids=["near", "far", "none", "sorted", "beginning", "too short"],
 )
 def test_an_unknown_name_is_answered_with_the_near_match(name: str, known: list[str], message: str) -> None:
     """And with what there is."""
