@@ -258,7 +258,7 @@ class Http:
             del self._carriers[owner]
             if owner is loop:
                 await carrier.aclose()
-            elif not owner.is_closed() and owner.is_running():
+            elif owner.is_running():
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(carrier.aclose(), owner))
 
 
