@@ -54,13 +54,14 @@ def problems_of(
     """
     seen: set[str] = set()
     found = error.errors(include_input=False, include_url=False)
-    words = {
-        dotted(_written(document, base, tuple(each["loc"]))): each for each in found if each["type"] == "literal_error"
-    }
-    for each in found:
+    places = [_written(document, base, tuple(each["loc"]), kind=str(each["type"])) for each in found]
+    words = {dotted(loc): each for each, loc in zip(found, places, strict=True) if each["type"] == "literal_error"}
+    for each, loc in zip(found, places, strict=True):
         if each["loc"] and not only(each["loc"][0]):
             continue
-        kind, loc = str(each["type"]), _written(document, base, tuple(each["loc"]))
+        kind = str(each["type"])
+        if kind in _EXPECTED and any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):
+            continue  # another branch of a union takes it as it is written, and says what is wrong inside
         path = (*base, *loc)
         name = dotted(path)
         if name in seen:
@@ -85,7 +86,7 @@ def problems_of(
         yield Problem(message, name, document.file, document.line_of(path))
 
 
-def _written(document: Document, base: KeyPath, loc: tuple[Any, ...]) -> KeyPath:
+def _written(document: Document, base: KeyPath, loc: tuple[Any, ...], *, kind: str) -> KeyPath:
     """Cut the names of union branches out of a location: keep what a document could hold."""
     kept: list[str | int] = []
     data: Any = document.data
@@ -98,8 +99,8 @@ def _written(document: Document, base: KeyPath, loc: tuple[Any, ...]) -> KeyPath
         elif isinstance(data, list) and isinstance(part, int):
             kept.append(part)
             data = data[part] if part < len(data) else None
-        elif place == len(loc) - 1 and isinstance(data, dict) and isinstance(part, str) and part.isidentifier():
-            kept.append(part)  # a key that is missing
+        elif place == len(loc) - 1 and kind == "missing" and isinstance(data, dict) and isinstance(part, str):
+            kept.append(part)
     return tuple(kept)
 
 

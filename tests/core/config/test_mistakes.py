@@ -47,6 +47,8 @@ def test_the_configuration_that_is_broken_below_is_whole() -> None:
         ("[chat-completion], d", "[], d", 7, "is empty; name at least one"),
         ("[chat-completion], d", "chat-completion, d", 7, "expected a list, such as [NAME]"),
         ("pools:\n", "storage: redis\npools:\n", 9, "expected a mapping, such as {connector: NAME}"),
+        ("delivery: sync", "batch: {max_items: 0}", 7, "small.batch.max_items: must be greater than or equal to 1"),
+        ("delivery: sync", "batch: maybe", 7, "small.batch: expected true or false"),
         ("delivery: sync", "budget: {daily_limit: 1}", 7, "did you mean providers.NAME.budget?; move or correct it"),
         ("models: [", "cooldown: 60\n    models: [", 11, "did you mean pools.NAME.recovery.cooldown?; move or"),
         (
@@ -70,6 +72,8 @@ def test_the_configuration_that_is_broken_below_is_whole() -> None:
         "empty",
         "no list",
         "no mapping",
+        "in one branch",
+        "in no branch",
         "budget of a model",
         "pool's own rest",
         "a pool's at a provider",
