@@ -22,6 +22,7 @@ from pydantic import (
     SecretBytes,
     SecretStr,
     Strict,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
@@ -30,6 +31,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from modelmesh.config.durations import Duration, PositiveDuration, Size
+from modelmesh.config.not_yet import REFUSAL
 from modelmesh.state_encoding import NEEDS_MSGPACK, StateFormat, has_msgpack
 
 # Strict numbers: YAML has numbers of its own, so a quoted one or a boolean in their place is a mistake to report.
@@ -208,9 +210,18 @@ class BatchConfig(Section):
     max_payload: Size | None = Field(default=None, description="Size of one batch (size).")
     completion_window: PositiveDuration | None = Field(default=None, description="Until it is done (duration).")
     cost_discount: Fraction | None = Field(default=None, description="0.5 is half the price.")
-    callback: bool | None = Field(default=None, description="The provider calls back when done.")
-    polling: bool | None = Field(default=None, description="The provider is asked whether it is done.")
-    partial_results: bool | None = Field(default=None, description="Results come before all are done.")
+    callback: bool | None = Field(default=None, description="No provider calls back yet: false, or left out.")
+    polling: bool | None = Field(default=None, description="Providers are asked how far they are: true, or left out.")
+    partial_results: bool | None = Field(
+        default=None, description="Whether the provider has results before all are done; they are handed out if so."
+    )
+
+    @field_validator("callback", "polling")
+    @classmethod
+    def _is_what_happens(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value not in (None, info.field_name == "polling"):
+            raise ValueError(f"{REFUSAL}; get_batch asks the provider how far it is")
+        return value
 
 
 class ConstraintsConfig(Section):
