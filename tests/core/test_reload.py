@@ -32,6 +32,7 @@ class Watcher(ObservabilityConnector):
     def __init__(self) -> None:
         self.events: list[RoutingEvent] = []
         self.traces: list[Any] = []
+        self.stats: list[Any] = []
         self.is_closed = False
 
     def emit(self, event: RoutingEvent) -> None:
@@ -39,7 +40,8 @@ class Watcher(ObservabilityConnector):
 
     def log(self, entry: Any) -> None: ...
 
-    def flush(self, stats: Any) -> None: ...
+    def flush(self, stats: Any) -> None:
+        self.stats.append(stats)
 
     def trace(self, entry: Any) -> None:
         self.traces.append(entry)
@@ -339,6 +341,19 @@ def test_figures_carry_over_to_another_connector(build: Build) -> None:
     assert (before.quota_used, after.quota_used) == (1, 2)
 
 
+def test_a_model_that_is_another_providers_begins_anew(build: Build) -> None:
+    """Its name is all that it has in common with the earlier one."""
+    one, other = ScriptedProvider(), ScriptedProvider()
+    mesh = build(one=one, other=other, pool={"strategy": "round-robin"})
+    ask(mesh)
+    moved = config(one=one, other=other)
+    moved["models"]["one-model"]["provider"] = "other"
+
+    mesh.reload_config(moved)
+
+    assert mesh.get_registry().get_model("one-model").state.quota_used == 0  # type: ignore[union-attr]  # it is there
+
+
 def test_a_strategy_goes_on_where_it_was(build: Build) -> None:
     """Round-robin asks whoever is next, and not the first one again."""
     one, other = ScriptedProvider(), ScriptedProvider()
@@ -625,6 +640,21 @@ def test_statistics_are_kept_as_the_new_configuration_says(build: Build) -> None
     assert mesh.get_statistics().pool("chat").total_requests == 2
     with pytest.raises(KeyError, match="not kept"):
         mesh.get_statistics().model("p-model")
+
+
+def test_statistics_go_on_being_flushed(build: Build) -> None:
+    """In the new configuration's intervals, which begin with it."""
+    watcher, clock, one = Watcher(), FakeClock(), ScriptedProvider()
+    mesh = build(clock=clock, observer=watcher, one=one)
+    mesh.reload_config(config(observer=watcher, one=one))
+    ask(mesh)
+    flushing = mesh._built().flushing
+    assert flushing is not None
+    clock.advance(3_600.0)
+
+    flushing.flush_if_due()
+
+    wait_for(lambda: len(watcher.stats) == 1)
 
 
 def test_stages_somebody_put_in_stay(build: Build) -> None:
