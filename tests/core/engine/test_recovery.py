@@ -288,13 +288,41 @@ def test_probes_that_fail_lower_a_providers_score_and_nothing_else(world: Make) 
 
 def test_without_an_interval_the_probes_end_with_the_start(world: Make) -> None:
     """``probe_on_start`` alone asks for nothing more."""
-    here = world(a=Probed(), pool={"recovery": {"probe_on_start": True}})
+    provider = Probed()
+    here = world(a=provider, pool={"recovery": {"probe_on_start": True}})
     prober = here.mesh._graph.prober  # type: ignore[union-attr]
     assert prober is not None
 
     asyncio.run(asyncio.wait_for(prober.run(), 5.0))
 
-    assert here.reason("a") is None
+    assert provider.probes > 0
+
+
+@pytest.mark.parametrize(
+    ("recovery", "wanted"),
+    [({}, False), ({"probe_on_start": True}, True), ({"probe_interval": "5m"}, True)],
+    ids=["neither", "at start", "in intervals"],
+)
+def test_nobody_probes_unasked(world: Make, recovery: dict[str, Any], wanted: bool) -> None:
+    """A pool asks for probes at the start, or in intervals, or not."""
+    here = world(a=Probed(), pool={"recovery": recovery})
+
+    prober = here.mesh._graph.prober  # type: ignore[union-attr]
+
+    assert prober is not None
+    assert prober.is_wanted is wanted
+
+
+def test_a_probe_returns_only_those_that_rest_for_failures(build: Any) -> None:
+    """The same provider's other model, which a person put aside, stays aside."""
+    recovery = {"capability": "chat-completion", "recovery": {"probe_interval": "5m"}}
+    here = build(providers={"p": Probed()}, models={"a": "p", "b": "p", "c": "p"}, pools={"chat": recovery})
+    here.pool.deactivate(here.member("a").model, "error_threshold")
+    here.pool.deactivate(here.member("b").model, "manual")
+
+    here.run(here.mesh._graph.prober.probe_resting())
+
+    assert here.active == "ac"
 
 
 def test_probes_come_in_intervals_for_as_long_as_the_mesh_runs(world: Make) -> None:
