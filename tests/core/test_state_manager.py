@@ -17,7 +17,7 @@ from modelmesh import ModelMesh, PluginHost
 from modelmesh.errors import AuthenticationError, ProviderServerError, StateStoreError
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
-from modelmesh.state_manager import CORRUPT_KEY, KEY, SystemState
+from modelmesh.state_manager import CORRUPT_KEY, KEY, SyncStatus, SystemState
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
 from modelmesh_cdk.testing.scripted import fail
 from modelmesh_plugins.commands.state import command
@@ -259,6 +259,36 @@ def test_a_save_waits_while_another_process_writes(start: Start, freed: bool) ->
     done = asyncio.run(scenario())
     assert done.index(True) == (20 if freed else 30)
     assert (asyncio.run(Kept.shared._load(KEY)) is not None) is freed
+
+
+def test_without_locking_nobody_is_waited_for(start: Start) -> None:
+    """``locking: {enabled: false}``: whoever writes last has written."""
+    mesh = start(FakeClock(), kind=Together, locking={"enabled": False})
+    store, manager = mesh._built().state_store, mesh._state_keeper()
+    assert store is not None
+
+    async def scenario() -> bool:
+        assert await store.lock(KEY, expires_in=60.0) is not None
+        return await manager.save()
+
+    assert asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("policy", "following"), [("periodic", 10.0), ("immediate", None)])
+def test_a_sync_status_says_what_was_written_and_what_is_not(
+    start: Start, policy: str, following: float | None
+) -> None:
+    """The last write, the next one where there are intervals, and whether there is anything to write."""
+    clock = FakeClock()
+    manager = start(clock, sync_policy=policy, sync_interval="10s")._state_keeper()
+    clock.wait_until_sleeping()
+    before, now = manager.get_sync_status(), clock.time()
+
+    asyncio.run(manager.save())
+
+    next_sync = None if following is None else now + following
+    assert before == SyncStatus(None, next_sync, 0)
+    assert manager.get_sync_status() == SyncStatus(now, next_sync, 0)
 
 
 def test_in_memory_keeps_nothing(start: Start) -> None:
