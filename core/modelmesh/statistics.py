@@ -152,6 +152,41 @@ class StatisticsCollector:
                 window.latencies.add_bucket(bucket)
                 window.updated = now
 
+    def record_batch(
+        self,
+        model_id: str,
+        provider_id: str,
+        pool_id: str,
+        *,
+        requests: int,
+        failures: int,
+        tokens_in: int,
+        tokens_out: int,
+        cost: float | None,
+    ) -> None:
+        """Record a batch that a provider carried out: its requests have no latency of their own.
+
+        Args:
+            model_id: The model that served it.
+            provider_id: Its provider.
+            pool_id: The pool it came through.
+            requests: How many were answered or failed.
+            failures: How many of them failed.
+            tokens_in: Input tokens of all.
+            tokens_out: Output tokens of all.
+            cost: USD of all, None when the price is not known.
+        """
+        now = self._clock.time()
+        with self._lock:
+            for series in self._route(model_id, provider_id, pool_id):
+                figures = self._figures(series, now)
+                figures.requests += requests
+                figures.failures += failures
+                figures.tokens_in += tokens_in
+                figures.tokens_out += tokens_out
+                figures.cost += cost or 0.0
+                figures.updated = now
+
     def record_rotation(self, model_id: str, provider_id: str, pool_id: str) -> None:
         """Record that a pool moved a model between active and standby."""
         now = self._clock.time()

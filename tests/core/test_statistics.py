@@ -220,6 +220,18 @@ def test_models_of_one_provider_add_up_there(statistics: StatisticsCollector) ->
     assert statistics.names(MODEL) == ["a", "b"]
 
 
+def test_a_batch_counts_without_a_latency(statistics: StatisticsCollector) -> None:
+    """Nobody waited for its requests one by one: the mean and the percentiles are those of the others."""
+    statistics.record(*IDS, metrics(200.0))
+
+    statistics.record_batch(*IDS, requests=9, failures=2, tokens_in=90, tokens_out=45, cost=1.5)
+
+    for scope, name in zip((MODEL, PROVIDER, POOL), IDS, strict=True):
+        stats = statistics.query(scope, name)
+        assert (stats.total_requests, stats.failed_requests, stats.total_cost) == (10, 2, 2.0)
+        assert (stats.total_tokens_in, stats.total_tokens_out, stats.avg_latency_ms) == (100, 50, 200.0)
+
+
 def test_rotations_are_counted_at_every_scope(statistics: StatisticsCollector) -> None:
     """They are events of their own, without a request."""
     statistics.record_rotation(*IDS)

@@ -20,7 +20,7 @@ class Figures:
         start: Unix time at which the span begins.
         updated: Unix time of the newest observation.
         cost: USD.
-        latency_ms: Sum over all requests.
+        latency_ms: Sum over all requests whose latency is known.
         downtime: Seconds.
     """
 
@@ -78,7 +78,8 @@ class Figures:
             total_tokens_in=self.tokens_in,
             total_tokens_out=self.tokens_out,
             total_cost=self.cost,
-            avg_latency_ms=self.latency_ms / requests if requests else 0.0,
+            # Requests of a provider's batch have no latency: the mean is of those that have.
+            avg_latency_ms=self.latency_ms / self.latencies.count if self.latencies.count else 0.0,
             p50_latency_ms=self.latencies.percentile(0.50),
             p95_latency_ms=self.latencies.percentile(0.95),
             p99_latency_ms=self.latencies.percentile(0.99),
