@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelmesh_cdk.testing import faults
     from modelmesh_cdk.testing.clock import FakeClock, FakeRandom, context
+    from modelmesh_cdk.testing.contracts.batches import BatchContract
     from modelmesh_cdk.testing.contracts.observability import ObservabilityContract
     from modelmesh_cdk.testing.contracts.openai_provider import OpenAIProviderContract
     from modelmesh_cdk.testing.contracts.provider import ProviderContract
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from modelmesh_cdk.testing.fault_server import FaultServer, refused_url
     from modelmesh_cdk.testing.faults import RecordedRequest
     from modelmesh_cdk.testing.scripted import ScriptedProvider, answer, fail, hang, pieces
+    from modelmesh_cdk.testing.scripted_batches import ScriptedBatchProvider
 
 _HOMES: dict[str, str] = {
+    "BatchContract": "contracts.batches",
     "FakeClock": "clock",
     "FakeRandom": "clock",
     "FaultServer": "fault_server",
@@ -29,6 +32,7 @@ _HOMES: dict[str, str] = {
     "OpenAIProviderContract": "contracts.openai_provider",
     "ProviderContract": "contracts.provider",
     "RecordedRequest": "faults",
+    "ScriptedBatchProvider": "scripted_batches",
     "ScriptedProvider": "scripted",
     "StateStoreContract": "contracts.state_store",
     "StrategyContract": "contracts.strategy",
@@ -41,6 +45,7 @@ _HOMES: dict[str, str] = {
 }
 
 __all__ = [
+    "BatchContract",
     "FakeClock",
     "FakeRandom",
     "FaultServer",
@@ -48,6 +53,7 @@ __all__ = [
     "OpenAIProviderContract",
     "ProviderContract",
     "RecordedRequest",
+    "ScriptedBatchProvider",
     "ScriptedProvider",
     "StateStoreContract",
     "StrategyContract",

@@ -381,6 +381,60 @@ class Receipt:
 
 
 @runtime_checkable
+class BatchConnector(Protocol):
+    """What a provider connector has besides, if it can hand whole batches to its provider; each method is optional.
+
+    Without ``submit_batch`` the mesh asks for each request of a batch by itself. What the other three leave out nobody
+    can do: without ``get_batch_results`` a batch counts as it was estimated.
+    """
+
+    async def submit_batch(self, model: str, payloads: Sequence[Mapping[str, Any]]) -> str:
+        """Hand a batch over and return the provider's ID of the job.
+
+        Args:
+            model: As the provider names it.
+            payloads: Bodies as in `ProviderRequest.payload`; read, never write.
+
+        Raises:
+            ProviderError: It was not taken, or nobody knows.
+        """
+        ...
+
+    async def get_batch(self, job_id: str) -> Mapping[str, Any]:
+        """Say how far a job is.
+
+        Returns:
+            ``status``: ``queued``, ``in_progress``, ``completed``, ``failed``, ``cancelled`` or ``expired``, the last
+            four only once nothing more is done; ``completed`` and ``failed``: requests so far, left out where the
+            provider does not say. A job that has ended with ``completed`` 0 is taken to cost nothing.
+
+        Raises:
+            ProviderError: It cannot be asked, or knows no such job.
+        """
+        ...
+
+    async def get_batch_results(self, job_id: str) -> Sequence[Mapping[str, Any] | None]:
+        """Return what came of each request so far, in the order of the payloads.
+
+        Returns:
+            ``response``, a whole answer in OpenAI's shape with its ``usage``; or ``error`` with ``message`` and, if
+            known, ``type``; None for a request that was not carried out, or is not yet.
+
+        Raises:
+            ProviderError: It cannot be asked, or knows no such job.
+        """
+        ...
+
+    async def cancel_batch(self, job_id: str) -> None:
+        """Carry out no more of a job. It may go on for a while; `get_batch` says when it has ended.
+
+        Raises:
+            ProviderError: It cannot be asked, or knows no such job.
+        """
+        ...
+
+
+@runtime_checkable
 class ProviderConnector(Protocol):
     """What the engine needs of a provider. Inherit ``modelmesh_cdk.BaseProvider`` rather than writing it all.
 
