@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,10 +29,9 @@ from modelmesh.interfaces.provider import Operation, ProviderChunk, Receipt, Tok
 from modelmesh.replies import NO_MESSAGES
 
 if TYPE_CHECKING:
-    from modelmesh._engine.batches import Job
+    from modelmesh._engine.batch_jobs import Asked, Job
     from modelmesh._engine.engine import Engine
     from modelmesh._engine.events import EventEmitter
-    from modelmesh._engine.model import Model
     from modelmesh._engine.request_log import RequestLogger
 
 
@@ -132,17 +130,25 @@ class BatchProgress(BatchJob):
         completed: Requests that were answered.
         failed: Requests that nobody answered.
         created_at: Unix time.
+        provider_job: The provider's own ID of the batch; empty for one that the mesh carries out.
+        cost: USD of a batch that a provider has carried out; None before its end, when the price is not known, and for
+            one that the mesh carries out, whose requests have receipts of their own.
     """
 
     completed: int = 0
     failed: int = 0
     created_at: float = 0.0
+    provider_job: str = ""
+    cost: float | None = None
 
 
-def _progress(job: Job) -> BatchProgress:
-    return BatchProgress(
-        job.id, job.status, job.model, job.provider, job.total, job.completed, job.failed, job.created_at
-    )
+def _progress(job: Job | None, job_id: str) -> BatchProgress:
+    if job is None:
+        raise KeyError(f"no batch has the ID {job_id!r}")
+    carrier = job.carrier
+    model, provider, theirs = ("", "", "") if carrier is None else (carrier.model, carrier.provider, carrier.job)
+    counts = job.total, job.completed, job.failed
+    return BatchProgress(job.id, job.status, model, provider, *counts, job.created_at, theirs, job.cost)
 
 
 @dataclass(slots=True)
@@ -449,8 +455,11 @@ class Router:
     def batch(self, capability: str, requests: list[CompletionRequest]) -> BatchJob:
         """Submit a batch: to a provider that takes batches, otherwise to the mesh itself.
 
+        What a provider's batch may cost is claimed from every limit before it is handed over, as for a request; where
+        a limit does not grant it whole, the mesh carries it out, as far as limits let it.
+
         The mesh carries a batch out in the background, a few requests at a time, through the same pool as any other
-        request. `get_batch` says how far it is, `get_batch_results` what came of it.
+        request, each with its metadata. `get_batch` says how far it is, `get_batch_results` what came of it.
 
         Args:
             capability: Capability name or virtual model name.
@@ -462,87 +471,79 @@ class Router:
         Raises:
             ValueError: The list is empty.
             RoutingError: No model has this capability, or every provider that takes batches failed.
+            BudgetExceededError: A budget does not grant it, and the pool says to tell the caller at once.
+            InvalidRequestError: A request is wrong, or has something in its metadata that JSON has no form for.
         """
         if not requests:
             raise ValueError("a batch needs at least one request")
         return self._engine.loop.run(self._abatch(capability, requests))
 
     def get_batch(self, job_id: str) -> BatchProgress:
-        """Say how far a batch is.
+        """Say how far a batch is. A provider that carries it out is asked; once it has ended, what it took is booked.
 
         Raises:
             KeyError: There is no batch of this ID.
+            ProviderError: The provider cannot be asked.
         """
-        return _progress(self._engine.loop.run(self._job(job_id)))
+        return _progress(self._engine.loop.run(self._engine.batches.status(job_id)), job_id)
 
     def get_batch_results(self, job_id: str) -> list[dict[str, Any] | None]:
         """Return what came of each request so far, in their order: ``response`` or ``error``; None where none yet.
 
         Raises:
             KeyError: There is no batch of this ID.
+            ProviderError: The provider cannot be asked.
+            UsageError: The provider is not configured any more.
         """
-
-        async def ask() -> list[dict[str, Any] | None]:
-            return await self._engine.batches.results(await self._job(job_id))
-
-        return self._engine.loop.run(ask())
+        results = self._engine.loop.run(self._engine.batches.results(job_id))
+        if results is None:
+            raise KeyError(f"no batch has the ID {job_id!r}")
+        return results
 
     def cancel_batch(self, job_id: str) -> BatchProgress:
         """Send no further request of a batch; those on their way are let finish.
 
         Raises:
             KeyError: There is no batch of this ID.
+            ProviderError: The provider cannot be asked, or has no way to cancel a batch.
+            UsageError: The provider is not configured any more.
         """
-
-        async def stop() -> Job:
-            return await self._engine.batches.cancel(await self._job(job_id))
-
-        return _progress(self._engine.loop.run(stop()))
-
-    async def _job(self, job_id: str) -> Job:
-        job = await self._engine.batches.status(job_id)
-        if job is None:
-            raise KeyError(f"no batch has the ID {job_id!r}")
-        return job
+        return _progress(self._engine.loop.run(self._engine.batches.cancel(job_id)), job_id)
 
     async def _abatch(self, capability: str, requests: list[CompletionRequest]) -> BatchJob:
-        batches = self._engine.batches
-        payloads = [payload_of(request) for request in requests]
+        asked = [(payload_of(request), dict(request.metadata or {})) for request in requests]
+        payloads = [payload for payload, _ in asked]
         try:
-            result = self._pipeline.execute(PipelineRequest(capability, BATCH, batch=payloads))
+            result = self._pipeline.execute(
+                PipelineRequest(
+                    capability,
+                    BATCH,
+                    _shared_by_all(requests, "preferred_provider"),
+                    _shared_by_all(requests, "session_id"),
+                    batch=payloads,
+                )
+            )
         except CapabilityNotFoundError:
             raise
         except (RoutingError, UnsupportedRequestError):
-            return await self._own_batch(capability, payloads)
+            return await self._own_batch(capability, asked)
         last: ProviderError | None = None
         tried = 0
         for member in [result.selected, *result.others()]:
-            submit = _submitter(member.model, payloads)
-            if submit is None:
-                continue
-            tried += 1
-            try:
-                job_id = await submit(member.model.wire_name, payloads)
-            except Exception as error:
-                last = member.model.provider.understand(error, member.model)
-                continue
-            job = await batches.note(
-                capability,
-                len(requests),
-                model=member.model_id,
-                provider=member.provider_id,
-                provider_job=str(job_id),
-            )
-            return BatchJob(job.id, job.status, job.model, job.provider, job.total)
+            given = await self._engine.batches.carriers.hand_over(capability, member, payloads)
+            if isinstance(given, ProviderError):
+                last, tried = given, tried + 1
+            elif given is not None:
+                return BatchJob(given.id, given.status, member.model_id, member.provider_id, given.total)
         if last is not None:
             raise AllProvidersExhaustedError(result.pool.name, attempts=tried, last_error=last) from last
-        return await self._own_batch(capability, payloads)
+        return await self._own_batch(capability, asked)
 
-    async def _own_batch(self, capability: str, payloads: list[dict[str, Any]]) -> BatchJob:
+    async def _own_batch(self, capability: str, asked: list[Asked]) -> BatchJob:
         self._pipeline.execute(PipelineRequest(capability, dry_run=True))  # nobody to ask is told now, not per request
-        job = await self._engine.batches.create(capability, payloads)
+        job = await self._engine.batches.create(capability, asked)
         self._engine.loop.start(self._engine.batches.run(job.id))
-        return BatchJob(job.id, job.status, job.model, job.provider, job.total)
+        return BatchJob(job.id, job.status, "", "", job.total)
 
     # --- pools ----------------------------------------------------------------------------
 
@@ -621,19 +622,10 @@ _NO_HEADERS: Mapping[str, str] = {}
 _LONGEST_ID = 128
 
 
-def _submitter(model: Model, payloads: Sequence[Mapping[str, Any]]) -> Callable[..., Awaitable[object]] | None:
-    """Return what hands a batch to a model's provider; None where it has no way to, or the batch is too large."""
-    provider, limits = model.provider, model.definition.batch
-    submit: Callable[..., Awaitable[object]] | None = getattr(provider.connector, "submit_batch", None)
-    if submit is None or not provider.takes_batches:
-        return None
-    items = [limit for limit in (limits.get("max_items"), provider.batch_items) if limit is not None]
-    if len(payloads) > min(items, default=len(payloads)):
-        return None
-    size = limits.get("max_payload")
-    if size is not None and sum(len(json.dumps(each, default=str)) for each in payloads) > size:
-        return None
-    return submit
+def _shared_by_all(requests: Sequence[CompletionRequest], key: str) -> Any:
+    """Return what all requests of a batch say in their metadata; None where they differ, for one model serves them."""
+    said = [(request.metadata or {}).get(key) for request in requests]
+    return said[0] if all(each == said[0] for each in said) else None
 
 
 def _own_id(metadata: Mapping[str, Any]) -> str | None:

@@ -511,9 +511,12 @@ def test_batch_submits_and_hands_back_a_job(build: Build) -> None:
     """All requests in one submission."""
     provider = Batching()
 
-    job = build(provider, model=BATCH).batch("chat", [HELLO, HELLO])
+    router = build(provider, model=BATCH)
 
-    assert job == BatchJob("job-1", "queued", "m1", "p1", 2)
+    job = router.batch("chat", [HELLO, HELLO])
+
+    assert job == BatchJob(job.job_id, "queued", "m1", "p1", 2)
+    assert (router.get_batch(job.job_id).provider_job, job.job_id[:6]) == ("job-1", "batch_")
     assert provider.batches == [("m1", [{"messages": HELLO.messages}] * 2)]
 
 
@@ -545,7 +548,7 @@ def test_the_mesh_takes_a_batch_that_no_provider_does(build: Build, model: dict[
     """More than a model takes, or no model for batches: the job is the mesh's own."""
     job = build(Batching(), model=model).batch("chat", [HELLO] * count)
 
-    assert (job.job_id[:6], job.model, job.request_count) == ("batch_", "", count)
+    assert (job.provider, job.model, job.request_count) == ("", "", count)
 
 
 @pytest.mark.parametrize(

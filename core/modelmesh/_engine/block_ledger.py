@@ -70,6 +70,11 @@ class BlockLedger:
         self._holds: dict[str, _Hold] = {}
         self._owed: list[_Block] = []
 
+    @property
+    def shared(self) -> Ledger:
+        """The ledger that blocks are taken from."""
+        return self._ledger
+
     async def reserve(
         self, reservation: str, claims: Sequence[Claim], *, lease: float, dispatched: bool = True
     ) -> Verdict:

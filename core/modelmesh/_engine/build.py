@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modelmesh._engine.batch_books import BatchBooks
+from modelmesh._engine.batch_jobs import Jobs
 from modelmesh._engine.batches import Batches
 from modelmesh._engine.build_models import (
     build_provider,
@@ -38,6 +40,7 @@ from modelmesh._engine.observability import Observer, connect, observers_of
 from modelmesh._engine.pipeline import RoutingPipeline
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.probes import Prober
+from modelmesh._engine.provider_batches import ProviderBatches
 from modelmesh._engine.provider_service import ProviderService
 from modelmesh._engine.recorder import Recorder
 from modelmesh._engine.registry import ModelRegistry
@@ -242,6 +245,13 @@ def assemble(
     limits = build_limits(configuration.storage, store, guard, plugins, telemetry, clock, random)
     ids = RequestIds(random) if before is None else before.engine.request_ids
     dispatcher.redactor.trust(ids.prefix)
+
+    def new_batches() -> Batches:
+        jobs = Jobs(store, clock, random)
+        books = BatchBooks(limits, clock, telemetry, statistics, lock)
+        carriers = ProviderBatches(jobs, providers, books, telemetry)
+        return Batches(store, jobs, clock, telemetry, carriers, lambda *asked: ask(router, *asked))
+
     engine = Engine(
         clock,
         random,
@@ -250,9 +260,7 @@ def assemble(
         statistics,
         loop,
         ids,
-        before.engine.batches
-        if before is not None and kept is not None
-        else Batches(store, clock, random, telemetry, providers, lambda *asked: ask(router, *asked)),
+        before.engine.batches if before is not None and kept is not None else new_batches(),
         lock,
     )
     pipeline = RoutingPipeline.default(
@@ -279,9 +287,11 @@ def assemble(
     return graph
 
 
-async def ask(router: Router, capability: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+async def ask(
+    router: Router, capability: str, payload: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, Any]:
     """Answer one request of a batch."""
-    return (await router.execute("chat", capability, payload)).data
+    return (await router.execute("chat", capability, payload, metadata=metadata)).data
 
 
 def _statistics(configuration: Configuration, dispatcher: Dispatcher, clock: Clock) -> StatisticsCollector:

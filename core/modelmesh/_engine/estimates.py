@@ -32,6 +32,7 @@ class Estimate:
         is_bounded: Whether it is the most there can be, since the caller limited the output; otherwise a guess.
         least_tokens: Input alone, as estimated and no more.
         least_nano_usd: The price of that, with no output.
+        tokens_out: Output alone.
     """
 
     tokens: int
@@ -39,6 +40,7 @@ class Estimate:
     is_bounded: bool
     least_tokens: int = 0
     least_nano_usd: int = 0
+    tokens_out: int = 0
 
     def least(self, limit: Limit) -> int:
         """Return what it takes at any rate, in a limit's unit."""
@@ -55,8 +57,8 @@ class Estimate:
         return limit.unpriced if self.nano_usd is None else self.nano_usd
 
 
-def estimated(payload: Mapping[str, Any], member: Member) -> Estimate:
-    """Return what a request takes, as far as can be known before it is made.
+def estimated(payload: Mapping[str, Any], member: Member, pricing: ModelPricing | None = None) -> Estimate:
+    """Return what a request takes, as far as can be known before it is made, at these prices or the model's own.
 
     Output is bounded by the request's ``max_completion_tokens`` or ``max_tokens``. Where it has none, it is taken to be
     `UNKNOWN_OUTPUT_TOKENS`, or the model's ``max_output_tokens`` if that is less; an answer may then pass it.
@@ -70,9 +72,9 @@ def estimated(payload: Mapping[str, Any], member: Member) -> Estimate:
         declared = member.model.definition.constraints.get("max_output_tokens")
         asked = min(declared or UNKNOWN_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS) if "messages" in payload else 0
     tokens_out = asked * answers if isinstance(answers, int) and answers > 0 else asked
-    pricing: ModelPricing | None = member.model.definition.pricing
+    pricing = pricing or member.model.definition.pricing
     cost, least = None, 0
     if pricing is not None:
         cost = ceil(round(pricing.cost(TokenUsage(tokens_in, tokens_out)) * NANO_USD, 3))
         least = ceil(round(pricing.cost(TokenUsage(prompt, 0)) * NANO_USD, 3))
-    return Estimate(tokens_in + tokens_out, cost, is_bounded, prompt, least)
+    return Estimate(tokens_in + tokens_out, cost, is_bounded, prompt, least, tokens_out)

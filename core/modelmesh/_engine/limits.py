@@ -118,6 +118,11 @@ class Limits:
         self._alerted: set[str] = set()
         self._settling: set[asyncio.Task[None]] = set()
 
+    @property
+    def lasting(self) -> Ledger:
+        """What keeps reservations that outlast this process: the ledger itself, never what was taken in advance."""
+        return self._ledger.shared if isinstance(self._ledger, BlockLedger) else self._ledger
+
     async def reserve(self, call: Call, member: Member) -> Hold | ProviderError:
         """Claim what an attempt may take.
 
@@ -309,10 +314,10 @@ class Limits:
 
     async def _book(self, hold: Hold, actual: Mapping[str, int]) -> None:
         if not self._shared:
-            await self._settle(hold, actual)
+            await self.settle(hold, actual)
             return
         # Off the response's path. Should this loop end first, the lease settles it at what was reserved.
-        self._later(self._settle(hold, actual))
+        self._later(self.settle(hold, actual))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -323,7 +328,8 @@ class Limits:
         with suppress(StateStoreError):  # its lease will end
             await hold.ledger.release(hold.reservation)
 
-    async def _settle(self, hold: Hold, actual: Mapping[str, int]) -> None:
+    async def settle(self, hold: Hold, actual: Mapping[str, int]) -> None:
+        """Book what was spent; what ``actual`` leaves out counts as reserved."""
         try:
             await hold.ledger.settle(hold.reservation, actual)
             if not self._shared:

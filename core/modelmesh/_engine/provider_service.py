@@ -144,7 +144,7 @@ class ProviderService:
         """The models it answers for."""
         return list(self.models)
 
-    def understand(self, error: Exception, model: Model) -> ProviderError:
+    def understand(self, error: Exception, model: Model | None) -> ProviderError:
         """Turn whatever a connector raised into a `ProviderError` that names provider and model.
 
         A foreign exception is classified by the connector itself; should that fail as well, it is ``unknown``.
@@ -156,7 +156,7 @@ class ProviderService:
         else:
             known = self._classify(error)
         known.provider_id = known.provider_id or self.name
-        known.model_id = known.model_id or model.name
+        known.model_id = known.model_id or (None if model is None else model.name)
         # What a provider said may hold the key in a spelling that only who knows the key can see.
         redact = self._telemetry.dispatcher.redactor.text
         clean = redact(known.message)

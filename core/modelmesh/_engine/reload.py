@@ -134,7 +134,7 @@ class Succession:
         after.router.pipeline.take_over(router.pipeline)
         router.adopt(after.router)
         after.router = router
-        after.engine.batches.move_to(after.providers, lambda *asked: ask(router, *asked))
+        after.engine.batches.move_to(after.providers, after.engine.driver.limits, lambda *asked: ask(router, *asked))
 
     def _tell_statistics(self) -> None:
         before, after = self.before, self.after

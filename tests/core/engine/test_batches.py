@@ -1,17 +1,18 @@
-"""Batches: a provider's where it takes them, otherwise the mesh's own, which survive a restart."""
+"""Batches that the mesh carries out itself: through its pools like any request, and past a restart."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from modelmesh import ModelMesh
+from modelmesh._engine.batch_jobs import Jobs
 from modelmesh._engine.batches import CONCURRENCY, Batches
-from modelmesh.errors import CapabilityNotFoundError, ProviderServerError
+from modelmesh.errors import CapabilityNotFoundError, InvalidRequestError, ProviderServerError
 from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, FakeRandom, ScriptedProvider
 from modelmesh_cdk.testing.scripted import answer, fail
@@ -126,33 +127,29 @@ def test_an_unknown_batch_is_a_key_error(mesh: Any) -> None:
         mesh(ScriptedProvider()).get_router().get_batch("batch_nowhere")
 
 
-class Native(ScriptedProvider):
-    """Takes batches itself."""
+def test_each_request_keeps_its_metadata(mesh: Any) -> None:
+    """Its ID, session and preferred provider steer it as they would alone, and hooks see the rest."""
+    provider = ScriptedProvider()
+    here = mesh(provider)
+    said = [{"request_id": f"mine-{number}", "tenant": {"id": number}} for number in range(3)]
 
-    async def submit_batch(self, model: str, payloads: list[dict[str, Any]]) -> str:
-        self.given = (model, len(payloads))
-        return "theirs-1"
+    job = here.get_router().batch(
+        "chat-completion", [CompletionRequest(asked(0).messages, metadata=each) for each in said]
+    )
+    ended(here, job.job_id)
 
-    async def get_batch(self, job_id: str) -> dict[str, Any]:
-        return {"status": "completed", "completed": 2, "failed": 0}
-
-    async def get_batch_results(self, job_id: str) -> list[dict[str, Any]]:
-        return [{"response": {"choices": []}}, {"response": {"choices": []}}]
+    assert sorted(request.request_id for request in provider.requests) == ["mine-0", "mine-1", "mine-2"]
+    assert sorted((dict(request.metadata) for request in provider.requests), key=str) == said
 
 
-def test_a_provider_that_takes_batches_is_handed_them(mesh: Any) -> None:
-    """Its own status and results are asked for."""
-    provider = Native()
-    here = mesh(provider, batch=True)
-    router = here.get_router()
+def test_metadata_that_cannot_be_kept_is_refused_at_once(mesh: Any) -> None:
+    """A batch lives in the state store: the error says which request, and shows no value."""
+    wrong = CompletionRequest(asked(0).messages, metadata={"secret": object()})
 
-    job = router.batch("chat-completion", [asked(1), asked(2)])
-    progress = router.get_batch(job.job_id)
+    with pytest.raises(InvalidRequestError, match="request 2 of the batch") as caught:
+        mesh(ScriptedProvider()).get_router().batch("chat-completion", [asked(1), wrong])
 
-    assert (job.job_id, job.model, job.provider) == ("theirs-1", "m", "p")
-    assert provider.given == ("m", 2)
-    assert (progress.status, progress.completed) == ("completed", 2)
-    assert len(router.get_batch_results(job.job_id)) == 2
+    assert "0x" not in str(caught.value)
 
 
 # --- the parts alone, where a restart and a cancellation can be held still ------------------------
@@ -164,14 +161,24 @@ class Bench:
     def __init__(self, store: MemoryStateStore, stop_after: int | None = None) -> None:
         self.asked: list[str] = []
         self._stop_after = stop_after
-        self.batches = Batches(store, FakeClock(), FakeRandom(0.5), _quiet(), {}, self._ask)
+        self.metadata: list[Any] = []
+        self.jobs = Jobs(store, FakeClock(), FakeRandom(0.5))
+        self.batches = Batches(store, self.jobs, FakeClock(), _quiet(), cast("Any", None), self._ask)
 
-    async def _ask(self, capability: str, payload: Any) -> dict[str, Any]:
+    async def _ask(self, capability: str, payload: Any, metadata: Any) -> dict[str, Any]:
         self.asked.append(payload["text"])
+        self.metadata.append(metadata)
+        if payload["text"] == "broken":
+            raise ValueError("sk-something")
         if self._stop_after is not None and len(self.asked) >= self._stop_after:
             raise asyncio.CancelledError  # the process ends here
         await asyncio.sleep(0)
         return {"text": payload["text"]}
+
+
+def texts(*given: str) -> list[Any]:
+    """Return requests of these texts, each with a metadata of its own."""
+    return [({"text": text}, {"session_id": f"s-{text}"}) for text in given]
 
 
 def _quiet() -> Any:
@@ -184,11 +191,11 @@ def _quiet() -> Any:
 def test_a_batch_goes_on_after_a_restart_where_it_ended() -> None:
     """What was answered before is not asked again."""
     store = MemoryStateStore()
-    payloads = [{"text": str(number)} for number in range(30)]
+    requests = texts(*map(str, range(30)))
 
     async def first() -> str:
         bench = Bench(store, stop_after=20)
-        job = await bench.batches.create("chat", payloads)
+        job = await bench.batches.create("chat", requests)
         with pytest.raises(asyncio.CancelledError):
             await bench.batches.run(job.id)
         return job.id
@@ -196,9 +203,8 @@ def test_a_batch_goes_on_after_a_restart_where_it_ended() -> None:
     async def second(job_id: str) -> tuple[list[str], Any, list[Any]]:
         bench = Bench(store)
         await bench.batches.resume()
-        job = await bench.batches.find(job_id)
-        assert job is not None
-        return bench.asked, job, await bench.batches.results(job)
+        assert bench.metadata == [{"session_id": f"s-{text}"} for text in bench.asked]
+        return bench.asked, await bench.jobs.find(job_id), await bench.batches.results(job_id) or []
 
     job_id = asyncio.run(first())
     kept = len(asyncio.run(store.list(f"batch/{job_id}/item/")))
@@ -206,30 +212,64 @@ def test_a_batch_goes_on_after_a_restart_where_it_ended() -> None:
 
     assert 0 < kept < 30
     assert len(asked_again) == 30 - kept
-    assert (job.status, [result["response"]["text"] for result in results]) == (
+    assert (job.status, job.completed, [result["response"]["text"] for result in results]) == (
         "completed",
+        30,
         [str(number) for number in range(30)],
     )
 
 
 def test_a_cancelled_batch_asks_nothing_more() -> None:
-    """Those on their way finish; the status stays cancelled."""
+    """Whichever process cancels it: those on their way finish, and the status stays cancelled."""
     store = MemoryStateStore()
 
     async def scenario() -> tuple[int, Any]:
         bench = Bench(store)
-        job = await bench.batches.create("chat", [{"text": str(number)} for number in range(100)])
+        job = await bench.batches.create("chat", texts(*map(str, range(100))))
         running = asyncio.ensure_future(bench.batches.run(job.id))
         for _ in range(10):
             await asyncio.sleep(0)
-        await bench.batches.cancel(job)
+        await Bench(store).batches.cancel(job.id)
         await running
-        return len(bench.asked), await bench.batches.find(job.id)
+        return len(bench.asked), await bench.jobs.find(job.id)
 
     count, job = asyncio.run(scenario())
 
     assert count < 100
     assert job.status == "cancelled"
+
+
+def test_a_batch_whose_last_word_was_lost_is_counted_anew() -> None:
+    """A process died between the last result and the job's own record; nothing is asked twice."""
+    store = MemoryStateStore()
+
+    async def scenario() -> tuple[Any, list[str]]:
+        first, second = Bench(store), Bench(store)
+        job = await first.batches.create("chat", texts("a", "b"))
+        await first.jobs.keep_result(job, 0, {"response": {}})
+        await first.jobs.keep_result(job, 1, {"error": {}})
+        await second.batches.resume()
+        return await second.jobs.find(job.id), second.asked
+
+    job, asked_again = asyncio.run(scenario())
+
+    assert (job.status, job.completed, job.failed, asked_again) == ("completed", 1, 1, [])
+
+
+def test_an_exception_of_a_hook_fails_one_request() -> None:
+    """The others are answered; what the exception says is not kept, for it may hold anything."""
+    store = MemoryStateStore()
+
+    async def scenario() -> tuple[Any, Any]:
+        bench = Bench(store)
+        job = await bench.batches.create("chat", texts("broken", "fine"))
+        await bench.batches.run(job.id)
+        return await bench.jobs.find(job.id), await bench.batches.results(job.id)
+
+    job, results = asyncio.run(scenario())
+
+    assert (job.status, job.completed, job.failed) == ("completed", 1, 1)
+    assert results[0] == {"error": {"type": "ValueError", "message": "the request could not be made"}}
 
 
 def test_two_processes_do_not_carry_out_one_batch() -> None:
@@ -238,7 +278,7 @@ def test_two_processes_do_not_carry_out_one_batch() -> None:
 
     async def scenario() -> list[str]:
         bench = Bench(store)
-        job = await bench.batches.create("chat", [{"text": "once"}])
+        job = await bench.batches.create("chat", texts("once"))
         await asyncio.gather(bench.batches.run(job.id), bench.batches.run(job.id))
         return bench.asked
 
@@ -250,7 +290,7 @@ def test_a_job_is_kept_as_json() -> None:
     store = MemoryStateStore()
 
     async def scenario() -> Any:
-        job = await Bench(store).batches.create("chat", [{"text": "x"}])
+        job = await Bench(store).batches.create("chat", texts("x"))
         record = await store.load(f"batch/{job.id}/job")
         assert record is not None
         return json.loads(record.data)
