@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelmesh._engine.call import Call
 from modelmesh._engine.driver import content_of, first_choice
 from modelmesh._engine.model import BATCH, STREAMING, SYNC
+from modelmesh._engine.operations import refuse_unanswerable
 from modelmesh._engine.pipeline import PipelineRequest, PipelineResult, RoutingPipeline
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.trace_context import RequestTrace, trace_headers
@@ -594,6 +595,7 @@ class Router:
                     request_id=request_id,
                 )
             )
+            refuse_unanswerable(operation, route)
         except ModelMeshError as error:
             engine.telemetry.unrouted(capability, request_id, error)
             raise

@@ -52,7 +52,8 @@ def build() -> Iterator[Build]:
             {
                 "providers": {f"p{number}": {"instance": each} for number, each in numbered.items()},
                 "models": {
-                    f"m{number}": {"provider": f"p{number}", "capabilities": ["chat-completion"]} for number in numbered
+                    f"m{number}": {"provider": f"p{number}", "capabilities": ["chat-completion", "text-embeddings"]}
+                    for number in numbered
                 },
                 "pools": {"chat": {"capability": "chat-completion"}},
             }

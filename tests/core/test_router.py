@@ -475,7 +475,7 @@ def test_a_routed_stream_knows_who_answers(build: Build) -> None:
 def test_execute_carries_any_operation(build: Build) -> None:
     """The answer in OpenAI's shape with its receipt."""
     provider = ScriptedProvider()
-    router = build(provider)
+    router = build(provider, model={"capabilities": ["chat-completion", "text-embeddings"]})
 
     reply = asyncio.run(router.execute("embeddings", "chat", {"input": "hi", "unheard_of": 1}))
 
