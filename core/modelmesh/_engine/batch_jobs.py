@@ -113,12 +113,14 @@ class Jobs:
     def __init__(self, store: StateStore, clock: Clock, random: Random) -> None:
         self._store = store
         self._clock = clock
-        self._prefix = f"batch_{int(random.random() * 2**48):012x}"
+        self._random = random
         self._numbers = count(1)
 
     def new(self, capability: str, total: int) -> Job:
         """Return a job that is not kept yet."""
-        return Job(f"{self._prefix}_{next(self._numbers):x}", capability, total, created_at=self._clock.time())
+        # Drawn with each job rather than at the start: what a mesh draws there, all its later draws would follow.
+        job_id = f"batch_{int(self._random.random() * 2**48):012x}_{next(self._numbers):x}"
+        return Job(job_id, capability, total, created_at=self._clock.time())
 
     async def find(self, job_id: str) -> Job | None:
         """Return a job, or None when there is none of this ID."""
