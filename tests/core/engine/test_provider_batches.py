@@ -129,7 +129,7 @@ def test_the_provider_is_asked_how_far_it_is_and_for_results(world: Make) -> Non
 def test_a_batch_is_found_again_after_a_restart(world: Make, tmp_path: Path, storage: dict[str, Any]) -> None:
     """It is the provider's all the while; its cost is booked where it was claimed, never in a block of a process."""
     provider = ScriptedBatchProvider(default=answer(tokens=40))
-    storage = {"connector": "modelmesh.sqlite.v1", "path": str(tmp_path / "state.db"), **storage}
+    storage = {"connector": "modelmesh.sqlite.v1", "path": str(tmp_path / "state.db"), "call_timeout": 10.0, **storage}
     before = world(provider, settings=budget(1.0), storage=storage)
     job = before.submit()
     before.mesh.shutdown()
@@ -306,14 +306,19 @@ def test_asking_for_results_books_as_well(world: Make) -> None:
 
 def test_two_processes_that_learn_of_the_end_book_it_once(world: Make, tmp_path: Path) -> None:
     """Whoever writes the job first does."""
-    provider = ScriptedBatchProvider(default=answer(tokens=40))
-    storage = {"connector": "modelmesh.sqlite.v1", "path": str(tmp_path / "state.db")}
+    provider: Any = ScriptedBatchProvider(default=answer(tokens=40))
+    storage = {"connector": "modelmesh.sqlite.v1", "path": str(tmp_path / "state.db"), "call_timeout": 10.0}
     one, other = (world(provider, settings=budget(1.0), storage=storage) for _ in range(2))
     job = one.submit()
     one.work()
     asking = provider.get_batch_results
-    provider.get_batch_results = lambda job_id: _meanwhile(other, job.job_id, asking, provider)  # type: ignore[method-assign]
 
+    async def meanwhile(provider_job: str) -> Any:
+        provider.get_batch_results = asking  # for the other process
+        await asyncio.to_thread(other.router.get_batch, job.job_id)
+        return await asking(provider_job)
+
+    provider.get_batch_results = meanwhile  # while this one fetches the results
     one.router.get_batch(job.job_id)
 
     assert one.spent() == (0.08, 0.0)
@@ -321,16 +326,14 @@ def test_two_processes_that_learn_of_the_end_book_it_once(world: Make, tmp_path:
     assert counted == [0, 4]
 
 
-async def _meanwhile(other: World, job_id: str, asking: Any, provider: Any) -> Any:
-    """Let another process learn of the end while this one fetches the results."""
-    provider.get_batch_results = asking
-    await asyncio.to_thread(other.router.get_batch, job_id)
-    return await asking(job_id)
-
-
 def test_a_batch_that_never_ran_costs_nothing(world: Make) -> None:
-    """Cancelled before its first request, everything goes back."""
-    here = world(ScriptedBatchProvider(), settings=budget(1.0))
+    """Cancelled before its first request, everything goes back; there are no results to look at."""
+
+    class Exact(ScriptedBatchProvider):
+        async def get_batch_results(self, job_id: str) -> Any:
+            raise ProviderServerError("there is no such file", status_code=404)
+
+    here = world(Exact(), settings=budget(1.0))
     job = here.submit()
 
     progress = here.router.cancel_batch(job.job_id)
