@@ -182,6 +182,9 @@ class ProviderBatches:
                 f"batch {job.id} is with provider {carrier.provider!r}, which is not configured any more; configure it"
                 " again to have the results"
             )
+        model = self._model(carrier)
+        if job.status not in ENDED and model is not None and model.definition.batch.get("partial_results") is False:
+            return [None] * job.total  # the provider has none yet, and would say so in its own way
         return await self._fetch(job, carrier) or [None] * job.total
 
     async def _fetch(self, job: Job, carrier: Carrier) -> list[dict[str, Any] | None] | None:

@@ -238,6 +238,20 @@ def test_a_result_that_cannot_be_read_is_a_failure(world: Make, given: Any) -> N
     assert [None if each is None else each["error"]["type"] for each in results] == ["MalformedResponseError", None]
 
 
+@pytest.mark.parametrize(("partial", "asked"), [(None, True), (True, True), (False, False)])
+def test_a_provider_without_partial_results_is_asked_at_the_end(world: Make, partial: Any, asked: bool) -> None:
+    """Before it, nothing has a result; by default a provider is asked for what it has."""
+    here = world(ScriptedBatchProvider(), model={"batch": {"partial_results": partial}})
+    job = here.submit(2)
+
+    here.work(requests=1)
+    early = here.router.get_batch_results(job.job_id)
+    here.work()
+
+    assert [each is not None for each in early] == [asked, False]
+    assert None not in here.router.get_batch_results(job.job_id)
+
+
 def test_a_job_that_cannot_be_kept_is_dropped_at_the_provider(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody could ask after it; what it may cost stays claimed."""
     here = world(ScriptedBatchProvider(), settings=budget(1.0))
