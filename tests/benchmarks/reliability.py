@@ -1,6 +1,6 @@
 """Run the reliability goals over sockets at the scale of a release, and write ``docs/results/sockets.md``.
 
-python tests/benchmarks/reliability.py            the long run, about ten minutes on two cores
+python tests/benchmarks/reliability.py            the long run, ten to twenty minutes on two cores
 python tests/benchmarks/reliability.py --ci       what continuous integration runs, without writing anything
 python tests/benchmarks/reliability.py r04 r05    these goals alone, without writing anything
 """
