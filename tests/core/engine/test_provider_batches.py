@@ -35,7 +35,7 @@ class World:
         self, *providers: Any, settings: Any = None, model: Any = None, pool: Any = None, **extra: Any
     ) -> None:
         self.provider = providers[0]
-        self.clock = FakeClock(time=1_795_000_000.0, auto_advance=True)
+        self.clock = FakeClock(time=1_795_000_000.0)
         self.mesh = ModelMesh(clock=self.clock, environ={})
         names = "pqr"[: len(providers)]
         self.config: dict[str, Any] = {
