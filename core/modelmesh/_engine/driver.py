@@ -103,10 +103,15 @@ class Driver:
         if isinstance(hold, ProviderError):
             return hold
         answer: ProviderResponse | ProviderError | None = None
+        is_left = False
         try:
             answer = await self._attempt(call, member, before)
+        except GeneratorExit:
+            is_left = True  # nothing may be awaited any more; the lease settles it
+            raise
         finally:
-            await self.limits.close(call, hold, answer if isinstance(answer, ProviderError) else None)
+            if not is_left:
+                await self.limits.close(call, hold, answer if isinstance(answer, ProviderError) else None)
         return answer
 
     async def _reserve(self, call: Call, member: Member) -> Hold | ProviderError:
@@ -131,19 +136,19 @@ class Driver:
         limit, which = _time_for_an_answer(call)
         model.in_flight += 1
         started = clock.monotonic()
+        owner = asyncio.current_task()
         error: ProviderError
         try:
             with self._deadlines.within(limit) as timer:
                 response = _checked(await model.provider.connector.complete(request), member)
-        except asyncio.CancelledError:
-            if not is_being_cancelled():
-                # The connector cancelled itself: a failed attempt like any other.
-                error = ProviderError(f"provider {member.provider_id!r} cancelled its own call")
-            else:
+        except (asyncio.CancelledError, GeneratorExit) as raised:
+            if is_being_cancelled() if isinstance(raised, asyncio.CancelledError) else not _is_running(owner):
                 self._recorder.cancelled(
                     call, member, latency=clock.monotonic() - started, usage=estimate_usage(call.payload, "")
                 )
                 raise
+            # The connector cancelled itself: a failed attempt like any other.
+            error = ProviderError(f"provider {member.provider_id!r} cancelled its own call")
         except Exception as raised:
             if isinstance(raised, TimeoutError) and timer.expired:
                 error = ProviderTimeoutError(
@@ -393,6 +398,17 @@ def _with_partial(final: ModelMeshError, call: Call) -> ModelMeshError:
     if not call.partial or isinstance(final, StreamInterruptedError):
         return final
     return StreamInterruptedError(f"the stream broke and nobody could continue it: {final}", partial=call.partial)
+
+
+def _is_running(task: asyncio.Task[Any] | None) -> bool:
+    """Whether a task is the one that runs just now.
+
+    A coroutine whose loop is gone is closed by the garbage collector, wherever that comes by.
+    """
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False
 
 
 def is_being_cancelled() -> bool:

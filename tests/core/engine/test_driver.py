@@ -23,6 +23,7 @@ from modelmesh.interfaces.provider import (
     RateLimitStatus,
     TokenUsage,
 )
+from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider, answer, fail, hang
 
 Build = Callable[..., Any]
@@ -78,6 +79,23 @@ def test_whatever_a_connector_raises_is_a_failed_attempt(build: Build, error: Ba
 
     assert reply.content == "second"
     assert [attempt.model_id for attempt in reply.metadata["receipt"].attempts] == ["a", "b"]
+
+
+@pytest.mark.parametrize("limits", [{}, {"deactivation": {"request_limit": 5}}], ids=["free", "limited"])
+def test_a_request_whose_loop_is_gone_ends_without_asking_anybody_else(build: Build, limits: dict[str, Any]) -> None:
+    """The garbage collector closes it, and it can await nothing any more."""
+    world = build(a=[hang()], b=[], **limits)
+    asked: Any = world.mesh.get_router().acomplete("chat", CompletionRequest([{"role": "user", "content": "hi"}]))
+
+    async def begin() -> None:
+        asked.send(None)
+
+    asyncio.run(begin())
+    asked.close()
+
+    assert (world.calls("a"), world.calls("b")) == (1, 0)
+    assert (world.member("a").in_flight, world.pool.active_requests) == (0, 0)
+    assert world.state("a").failure_count == 0
 
 
 def test_a_failure_names_provider_and_model(build: Build) -> None:
