@@ -104,7 +104,8 @@ class StatisticsCollector:
         self._bucket_seconds = bucket_seconds
         self._series: dict[StatsScope, dict[str, _Series]] = {scope: {} for scope in scopes}
         self._routes: dict[tuple[str, str, str], tuple[_Series, ...]] = {}
-        self._lock = threading.Lock()
+        # May be taken twice: the garbage collector may end a request while another one is being recorded.
+        self._lock = threading.RLock()
 
     def reconfigure(self, *, retention: float, scopes: Iterable[StatsScope]) -> None:
         """Look back another time and keep other scopes from now on; what is kept already stays where it may.

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -42,6 +42,7 @@ class Counting:
     def __init__(self, end: BaseException | None = None) -> None:
         self.end = end
         self.is_closed = False
+        self.closed: Callable[[], None] = lambda: None
 
     async def stream(self) -> AsyncGenerator[int, None]:
         try:
@@ -52,6 +53,7 @@ class Counting:
                 raise self.end
         finally:
             self.is_closed = True
+            self.closed()
 
 
 def test_a_coroutine_runs_on_the_loops_thread_and_its_result_comes_back(loop: LoopThread) -> None:
@@ -156,9 +158,50 @@ def test_leaving_a_stream_early_closes_it(loop: LoopThread) -> None:
     iterator = loop.iterate(numbers.stream())
     next(iterator)
 
-    iterator.close()  # type: ignore[attr-defined]  # a generator behind the iterator
+    iterator.close()
 
     assert numbers.is_closed
+
+
+def test_dropping_a_stream_waits_for_nobody(loop: LoopThread) -> None:
+    """Its owner may hold a lock that the loop waits for; the stream is closed all the same."""
+    numbers = Counting()
+    closed = threading.Event()
+    numbers.closed = closed.set
+    lock = threading.Lock()
+    iterators = [loop.iterate(numbers.stream())]
+    next(iterators[0])
+
+    async def take_lock() -> None:
+        with lock:
+            pass
+
+    def drop() -> None:
+        with lock:
+            loop.start(take_lock())
+            iterators.clear()
+
+    dropping = threading.Thread(target=drop, daemon=True)
+    dropping.start()
+    dropping.join(5)
+
+    assert not dropping.is_alive()
+    assert closed.wait(5)
+
+
+def test_a_stream_may_be_dropped_on_the_loops_own_thread(loop: LoopThread) -> None:
+    """The garbage collector comes by there, too."""
+    numbers = Counting()
+    closed = threading.Event()
+    numbers.closed = closed.set
+    iterators = [loop.iterate(numbers.stream())]
+    next(iterators[0])
+
+    async def drop() -> None:
+        iterators.clear()
+
+    loop.run(drop())
+    assert closed.wait(5)
 
 
 def test_what_a_stream_raises_comes_back_after_its_items(loop: LoopThread) -> None:

@@ -22,7 +22,8 @@ class Changes:
         self.count = 0
         self._last: deque[tuple[str, bool]] = deque(maxlen=KEPT)
         # Of its own, because moves are noted on several event loops and threads, and counting and naming are two steps.
-        self._lock = threading.Lock()
+        # It may be taken twice: the garbage collector may end a request in the middle of a note.
+        self._lock = threading.RLock()
 
     def note_model(self, model_id: str) -> None:
         """Note that a model's latency, errors, cost or price are not what they were."""

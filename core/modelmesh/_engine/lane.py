@@ -103,7 +103,7 @@ class Lane(Generic[Record]):
         self._end_batch: Callable[[], None] | None = getattr(connector, "end_batch", None)
         self._queue: deque[Record] = deque()
         self._room = queue_size
-        self._ready = threading.Condition(threading.Lock())
+        self._ready = threading.Condition()
         self._idle = self._gathering = False
         # Whoever hands over counts what did not get in, under the lock; all else is counted by the worker alone.
         self._refused = 0

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from modelmesh.errors import UsageError
@@ -28,7 +29,8 @@ class LoopThread:
     def __init__(self, name: str = "modelmesh-loop", *, borrowed: asyncio.AbstractEventLoop | None = None) -> None:
         self._name = name
         self._borrowed = borrowed
-        self._lock = threading.Lock()
+        # One that may be taken twice: the garbage collector runs anybody's code in the middle of what it guards.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -86,17 +88,16 @@ class LoopThread:
         running.add_done_callback(self._background.pop)
         return running
 
-    def iterate(self, stream: AsyncGenerator[Item, None]) -> Iterator[Item]:
-        """Yield a stream's items; leaving the iteration early closes the stream."""
-        try:
-            while True:
-                try:
-                    yield self.run(_next(stream))
-                except StopAsyncIteration:
-                    return
-        finally:
-            if self.is_running:
-                self.run(_close(stream))
+    def iterate(self, stream: AsyncGenerator[Item, None]) -> BlockingStream[Item]:
+        """Return a stream's items for a blocking caller; leaving the iteration early closes the stream."""
+        return BlockingStream(self, stream)
+
+    def let_go(self, stream: AsyncGenerator[Any, None]) -> None:
+        """Close a stream that nobody holds any more, soon; called wherever the garbage collector comes by."""
+        if self._loop is None or self.is_left_behind:
+            return
+        with suppress(UsageError, RuntimeError):  # the loop was closed meanwhile, and the stream with it
+            self.start(_close_quietly(stream))
 
     def refuse_own_thread(self) -> None:
         """Raise when called on the loop's own thread.
@@ -157,12 +158,55 @@ class LoopThread:
         self._loop = None
 
 
+class BlockingStream(Iterator[Item]):
+    """A stream's items, one by one.
+
+    `close` waits until the stream is closed. Whoever drops it open waits for nothing: a garbage collector comes by on
+    any thread at any line, also where the loop's thread is waiting for a lock that this one holds.
+    """
+
+    def __init__(self, loop: LoopThread, stream: AsyncGenerator[Item, None]) -> None:
+        self._loop = loop
+        self._stream = stream
+        self._is_over = False
+
+    def __next__(self) -> Item:
+        if self._is_over:
+            raise StopIteration
+        try:
+            return self._loop.run(_next(self._stream))
+        except StopAsyncIteration:
+            self._is_over = True
+            raise StopIteration from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the stream; harmless when repeated."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._loop.is_running:
+            self._loop.run(_close(self._stream))
+
+    def __del__(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._loop.let_go(self._stream)
+
+
 async def _next(stream: AsyncGenerator[Item, None]) -> Item:
     return await anext(stream)
 
 
 async def _close(stream: AsyncGenerator[Any, None]) -> None:
     await stream.aclose()
+
+
+async def _close_quietly(stream: AsyncGenerator[Any, None]) -> None:
+    with suppress(Exception):  # there is nobody left to tell
+        await stream.aclose()
 
 
 async def _cancel_all() -> None:
