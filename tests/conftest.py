@@ -9,16 +9,27 @@ found in each of these places.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
+
+from modelmesh.errors import ProviderError
+from modelmesh.interfaces.provider import Timeouts
+from modelmesh.plugins import PluginHost
+from modelmesh_cdk.http import Http
+from modelmesh_cdk.testing import refused_url
 
 # A machine that is busy is no reason to fail: how long an example took says nothing about what it found.
 # The same examples each time, so that what passed once passes again; MODELMESH_EXPLORE=1 looks for new ones.
@@ -174,3 +185,33 @@ def canary() -> str:
 def find_leaks() -> Callable[[str | bytes], bool]:
     """Whether any form of the canary stands in something that neither output, log nor a file shows."""
     return leaks
+
+
+@pytest.fixture(scope="session")
+def plugins() -> PluginHost:
+    """The installed plugins, found once: reading their metadata takes longer than most tests."""
+    return PluginHost()
+
+
+@pytest.fixture(params=["aiohttp", "httpx"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The carrier of the bytes: aiohttp as with the ``fast`` extra, or httpx's own as without it."""
+    name = str(request.param)
+    if name == "httpx":
+        monkeypatch.setitem(sys.modules, "aiohttp", cast("ModuleType", None))
+    else:
+        pytest.importorskip("aiohttp")
+    return name
+
+
+@pytest.fixture(scope="session")
+def warm_http() -> None:
+    """Load aiohttp and the certificates once, so that nothing with short clocks pays for it."""
+
+    async def fail_once() -> None:
+        http = Http()
+        with suppress(ProviderError):
+            await http.send("GET", httpx.URL(refused_url()), dict, timeouts=Timeouts())
+        await http.close()
+
+    asyncio.run(fail_once())

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
-import httpx
 import pytest
 import yaml
 
-from modelmesh.errors import ProviderError
-from modelmesh.interfaces.provider import Timeouts
 from modelmesh.mesh import ModelMesh
 from modelmesh.plugins import PluginHost
 from modelmesh.router import CompletionRequest, CompletionResponse
-from modelmesh_cdk.http import Http
-from modelmesh_cdk.testing import FaultServer, refused_url
+from modelmesh_cdk.testing import FaultServer
 
 CANARY = "sk-canary-Zq7vR3nT9xW1mK5pL8dF"
 """The key of every provider here; it may be seen nowhere but in the header of a request."""
@@ -166,33 +159,8 @@ class World:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _warm() -> None:
-    """Load aiohttp and the certificates once, so that no test with short clocks pays for it."""
-
-    async def fail_once() -> None:
-        http = Http()
-        with suppress(ProviderError):
-            await http.send("GET", httpx.URL(refused_url()), dict, timeouts=Timeouts())
-        await http.close()
-
-    asyncio.run(fail_once())
-
-
-@pytest.fixture(scope="session")
-def plugins() -> PluginHost:
-    """The installed plugins, found once: reading their metadata takes longer than most tests here."""
-    return PluginHost()
-
-
-@pytest.fixture(params=["aiohttp", "httpx"])
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The carrier of the bytes: aiohttp as with the ``fast`` extra, or httpx's own as without it."""
-    name = str(request.param)
-    if name == "httpx":
-        monkeypatch.setitem(sys.modules, "aiohttp", cast("ModuleType", None))
-    else:
-        pytest.importorskip("aiohttp")
-    return name
+def _warm(warm_http: None) -> None:
+    """Before anything here is timed."""
 
 
 @pytest.fixture

@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
-import httpx
 import pytest
 import yaml
 
-from modelmesh.errors import ProviderError
-from modelmesh.interfaces.provider import Timeouts
 from modelmesh.mesh import ModelMesh
 from modelmesh.plugins import PluginHost
-from modelmesh_cdk.http import Http
-from modelmesh_cdk.testing import FaultServer, refused_url
+from modelmesh_cdk.testing import FaultServer
 
 KEY = "sk-canary-Zq7vR3nT9xW1mK5pL8dF"
 """Of every provider; the suite sees to it that it is shown nowhere."""
@@ -210,33 +204,8 @@ def p99() -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _warm() -> None:
-    """Load aiohttp and the certificates once, so that nothing with short clocks pays for it."""
-
-    async def fail_once() -> None:
-        http = Http()
-        with suppress(ProviderError):
-            await http.send("GET", httpx.URL(refused_url()), dict, timeouts=Timeouts())
-        await http.close()
-
-    asyncio.run(fail_once())
-
-
-@pytest.fixture(scope="session")
-def plugins() -> PluginHost:
-    """The installed plugins, found once."""
-    return PluginHost()
-
-
-@pytest.fixture(params=["aiohttp", "httpx"])
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The carrier of the bytes: aiohttp as with the ``fast`` extra, or httpx's own as without it."""
-    name = str(request.param)
-    if name == "httpx":
-        monkeypatch.setitem(sys.modules, "aiohttp", cast("ModuleType", None))
-    else:
-        pytest.importorskip("aiohttp")
-    return name
+def _warm(warm_http: None) -> None:
+    """Before anything here is timed."""
 
 
 @pytest.fixture

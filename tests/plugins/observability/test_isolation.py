@@ -85,12 +85,6 @@ class Exiting(Sink):
 Make = Callable[..., ModelMesh]
 
 
-@pytest.fixture(scope="module")
-def plugins() -> PluginHost:
-    """The installed connectors, found once: to look for them takes longer than a test."""
-    return PluginHost()
-
-
 @pytest.fixture
 def mesh_with(plugins: PluginHost) -> Iterator[Make]:
     """Build meshes of one simulated model that report everything to one sink, and errors to a second."""

@@ -82,12 +82,6 @@ class Place:
         return [record for record in records if kind in (None, record["type"])]
 
 
-@pytest.fixture(scope="module")
-def plugins() -> PluginHost:
-    """The installed connectors, found once: to look for them takes longer than a test."""
-    return PluginHost()
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: PluginHost) -> Iterator[Place]:
     """An empty folder, which is the working directory."""

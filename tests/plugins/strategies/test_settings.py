@@ -23,12 +23,6 @@ pools:
 """
 
 
-@pytest.fixture(scope="module")
-def plugins() -> PluginHost:
-    """The installed plugins, found once."""
-    return PluginHost()
-
-
 Load = Callable[[str], Configuration]
 
 
