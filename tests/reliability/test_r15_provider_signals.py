@@ -651,7 +651,7 @@ LETTERS = '0123456789.,:;-+ eEinfNaNsmhdT Z\u0663\u00fc\x00\t%"\\'
 
 def test_no_header_raises(figures: Any) -> None:
     """As many as are promised: whole values, cut, spliced and with characters put in at random."""
-    count = figures.scale(40_000, 1_000_000)
+    count = 1_000_000
     lot = random.Random(15)
     names = [
         "retry-after",
