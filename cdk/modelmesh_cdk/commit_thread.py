@@ -6,8 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
 from modelmesh.errors import StateStoreError
@@ -110,13 +109,12 @@ class CommitThread(Generic[StateT]):
         while going:
             batch: list[Job[StateT]] = []
             job = queue.get()
-            with suppress(Empty):
-                while job is not None:
-                    batch.append(job)
-                    if len(batch) == BATCH:
-                        break
-                    job = queue.get_nowait()
-                going = job is not None
+            while job is not None:
+                batch.append(job)
+                if len(batch) == BATCH or queue.empty():  # nobody else takes from it
+                    break
+                job = queue.get()
+            going = job is not None
             if batch:
                 self._carry_out(batch)
         self._finish()
@@ -127,12 +125,21 @@ class CommitThread(Generic[StateT]):
         except Exception as error:
             for job in batch:
                 job.error = error
+        if len(batch) == 1:
+            _tell(batch[0].loop, batch)
+            return
         by_loop: dict[asyncio.AbstractEventLoop, list[Job[StateT]]] = {}
         for job in batch:
             by_loop.setdefault(job.loop, []).append(job)
         for loop, jobs in by_loop.items():
-            with suppress(RuntimeError):  # its loop is closed: nobody waits there any more
-                loop.call_soon_threadsafe(_resolve, jobs)
+            _tell(loop, jobs)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, jobs: Sequence[Job[Any]]) -> None:
+    try:
+        loop.call_soon_threadsafe(_resolve, jobs)
+    except RuntimeError:
+        return  # the loop is closed: nobody waits there any more
 
 
 def _resolve(jobs: Sequence[Job[Any]]) -> None:

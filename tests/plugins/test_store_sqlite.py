@@ -279,6 +279,77 @@ def test_what_nobody_needs_is_deleted(path: Path) -> None:
     assert counts == [0] * len(tables)
 
 
+def test_what_another_connection_spent_is_seen_at_once(path: Path) -> None:
+    """Accounts that a store keeps from its last transaction are read again when somebody else has written."""
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        other = SQLiteStateStore(SQLiteConfig(path=str(path)))
+        other.bind(context("storage", clock=FakeClock()))
+        one = [WindowClaim("money", 1, 10, 3_600.0), RateClaim("calls", 1, 10, 3_600.0, 10)]
+        turns = [store, other] * 5
+        granted = [(await each.reserve(f"{number}", one, lease=60.0)).granted for number, each in enumerate(turns)]
+        refused = [(await each.reserve("more", one, lease=60.0)).granted for each in (store, other)]
+        await other.close()
+        assert (granted, refused) == ([True] * 10, [False, False])
+
+    use(path, scenario)
+
+
+def test_looking_at_ended_leases_keeps_the_books(path: Path) -> None:
+    """Who only looks writes nothing; the leases that it found ended are ended by the next who writes, once."""
+    clock = FakeClock()
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        await spend(store)
+        clock.advance(60.0)
+        assert await money(store) == Balance(6, 0)
+        assert (await store.reserve("b", [WindowClaim("money", 4, 10, 3_600.0)], lease=60.0)).granted
+
+    use(path, scenario, clock=clock)
+    clock.advance(60.0)
+
+    assert use(path, money, clock=clock) == Balance(10, 0)
+
+
+def test_a_lease_that_ends_first_is_ended_first_whoever_made_it(path: Path) -> None:
+    """The moment of the next lease's end is in the tables, and moves up when a shorter lease comes."""
+    clock = FakeClock()
+
+    async def scenario(store: SQLiteStateStore) -> list[Balance]:
+        other = SQLiteStateStore(SQLiteConfig(path=str(path)))
+        other.bind(context("storage", clock=clock))
+        await store.reserve("long", [WindowClaim("money", 1, 10, 3_600.0)], lease=100.0)
+        await other.reserve("short", [WindowClaim("money", 2, 10, 3_600.0)], lease=10.0)
+        await store.reserve("middle", [WindowClaim("money", 4, 10, 3_600.0)], lease=50.0)
+        seen = []
+        for seconds in (10.0, 40.0, 50.0):
+            clock.advance(seconds)
+            await store.save("key", b"data")
+            seen.append(await money(other))
+        await other.close()
+        return seen
+
+    assert use(path, scenario, clock=clock) == [Balance(2, 5), Balance(6, 1), Balance(7, 0)]
+
+
+def test_a_claim_that_was_not_committed_is_forgotten(path: Path) -> None:
+    """What a store keeps between transactions is only what the disk has."""
+
+    async def scenario(store: SQLiteStateStore) -> Balance:
+        await spend(store)
+        await _pragma(store, "max_page_count = 1")
+        with pytest.raises(StateStoreError, match="no space left"):
+            await store.save("large", bytes(100_000))
+        claims = [WindowClaim("money", 1, 10, 3_600.0), *(WindowClaim(f"new {n}", 1, 10, 3_600.0) for n in range(200))]
+        with pytest.raises(StateStoreError, match="no space left"):
+            await store.reserve("b", claims, lease=60.0)
+        await _pragma(store, "max_page_count = 100000")
+        assert (await store.reserve("c", [WindowClaim("money", 4, 10, 3_600.0)], lease=60.0)).granted
+        return await money(store)
+
+    assert use(path, scenario) == Balance(0, 10)
+
+
 def test_the_listening_thread_ends_with_its_last_subscriber(path: Path) -> None:
     """Nobody polls while nobody listens."""
 

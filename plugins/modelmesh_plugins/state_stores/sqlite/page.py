@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modelmesh.interfaces.state_store import StateRecord, StoreLock
-from modelmesh_cdk.ledger import MICROSECONDS, Books, Rate, Reservation, Window, read_lines
+from modelmesh_cdk.ledger import MICROSECONDS, Books, Line, Rate, Reservation, Window, read_lines
 
 HOUSEKEEPING_SECONDS = 60.0
 """How often what nobody needs is deleted, and how long messages stay."""
 
+KEPT = 10_000
+"""Accounts that are kept between transactions at most."""
+
+NEVER = 1 << 62
+"""After all times, in microseconds: nothing falls due."""
+
 
 class Page(Books):
-    """The part of the books that one transaction touches: read when it is asked for, written back at the end."""
+    """The part of the books that transactions touch: read when it is asked for, written back at each one's end.
 
-    def __init__(self, database: sqlite3.Connection, sql: Mapping[str, str], now: float) -> None:
+    Accounts that were read are kept for the transactions after, until another connection has written. After a
+    transaction that was not committed, a page is wrong and has to be dropped.
+    """
+
+    def __init__(self, database: sqlite3.Connection, sql: Mapping[str, str]) -> None:
         super().__init__()
-        self.now = now
+        self.now = 0.0
         self._database = database
         self._sql = sql
-        self._sweep_at = 1 << 62  # tables are swept by statements of their own
-        self._read_windows: dict[str, tuple[int, int, int, int] | None] = {}
-        self._read_rates: dict[str, tuple[int, int, int, int] | None] = {}
-        self._read_reservations: dict[str, Reservation | None] = {}
-        self._is_caught_up = False
+        self._sweep_at = NEVER  # tables are swept by statements of their own
+        self._version = -1
+        self._due_from = self._due_from_in_table = NEVER
+        self._windows_in_table: dict[str, tuple[int, int, int, int] | None] = {}
+        self._rates_in_table: dict[str, tuple[int, int, int, int] | None] = {}
+        self._reservations_in_table: dict[str, Reservation | None] = {}
+        self._touched_windows: set[str] = set()
+        self._touched_rates: set[str] = set()
+
+    def begin(self, now: float) -> None:
+        """Begin a transaction: the database has just begun its own."""
+        self.now = now
+        self.reservations.clear()
+        self._leases.clear()
+        self._reservations_in_table.clear()
+        self._touched_windows.clear()
+        self._touched_rates.clear()
+        (version,) = self.run("data_version").fetchone()
+        if version != self._version or len(self._windows_in_table) + len(self._rates_in_table) > KEPT:
+            self._version = version
+            (self._due_from,) = self.run("due_from").fetchone()
+            self._due_from_in_table = self._due_from
+            self._drop_accounts()
 
     def run(self, statement: str, *values: object) -> sqlite3.Cursor:
         """Execute a statement by its name."""
@@ -68,25 +95,28 @@ class Page(Books):
     # --- books ----------------------------------------------------------------------------------
 
     def write(self) -> None:
-        """Write back what differs from what was read."""
-        windows = [
-            (account, *window.state())
-            for account, window in self.windows.items()
-            if window.state() != self._read_windows.get(account)
-        ]
-        rates = [
-            (account, str(rate.debt), rate.at, rate.limit, rate.period, rate.at - (-rate.debt // rate.limit))
-            for account, rate in self.rates.items()
-            if rate.state() != self._read_rates.get(account)
-        ]
+        """Write back what differs from what is in the tables."""
+        windows = []
+        for account in self._touched_windows:
+            window = self.windows.get(account)
+            if window is not None and (state := window.state()) != self._windows_in_table.get(account):
+                self._windows_in_table[account] = state
+                windows.append((account, *state))
+        rates = []
+        for account in self._touched_rates:
+            rate = self.rates.get(account)
+            if rate is not None and (state := rate.state()) != self._rates_in_table.get(account):
+                self._rates_in_table[account] = state
+                rested_at = rate.at - (-rate.debt // rate.limit)
+                rates.append((account, str(rate.debt), rate.at, rate.limit, rate.period, rested_at))
         opened = [
-            (name, each.ends_at, each.dispatched, json.dumps(each.lines))
+            (name, each.ends_at, each.dispatched, _text_of(each.lines))
             for name, each in self.reservations.items()
-            if each is not self._read_reservations.get(name)
+            if each is not self._reservations_in_table.get(name)
         ]
         closed = [
             (name,)
-            for name, each in self._read_reservations.items()
+            for name, each in self._reservations_in_table.items()
             if each is not None and name not in self.reservations
         ]
         for statement, rows in (
@@ -97,6 +127,13 @@ class Page(Books):
         ):
             if rows:
                 self._database.executemany(self._sql[statement], rows)
+        # The earliest end of a lease stands in a row of its own, never too late: an index of ends would cost each claim
+        # and each settlement a page more. It may be too early, of one settled since; then looking finds the next.
+        if opened:
+            self._due_from = min(self._due_from, *(each.ends_at for each in self.reservations.values()))
+        if self._due_from != self._due_from_in_table:
+            self._due_from_in_table = self._due_from
+            self.run("put_due", self._due_from)
 
     def forget(self) -> None:
         """Delete what nobody needs."""
@@ -106,36 +143,60 @@ class Page(Books):
         self.run("forget_locks", self.now)
         # A message from the future was written before the clock was put back.
         self.run("forget_messages", self.now - HOUSEKEEPING_SECONDS, self.now + HOUSEKEEPING_SECONDS)
+        self._drop_accounts()
+
+    def _drop_accounts(self) -> None:
+        self.windows.clear()
+        self.rates.clear()
+        self._windows_in_table.clear()
+        self._rates_in_table.clear()
 
     def _catch_up(self, moment: int) -> None:
-        if not self._is_caught_up:
-            self._is_caught_up = True
+        if moment >= self._due_from:
             for name, ends_at, dispatched, lines in self.run("due", moment):
-                self.open(name, ends_at, bool(dispatched), read_lines(json.loads(lines)))
-                self._read_reservations[name] = self.reservations[name]
+                self.open(name, ends_at, bool(dispatched), _lines_of(lines))
+                self._reservations_in_table[name] = self.reservations[name]
+            (first_end,) = self.run("first_end", moment).fetchone()
+            self._due_from = first_end if first_end is not None else NEVER
         super()._catch_up(moment)
 
     def _window(self, account: str) -> Window | None:
-        if account not in self._read_windows:
-            row = self._read_windows[account] = self.run("window", account).fetchone()
+        self._touched_windows.add(account)
+        if account not in self._windows_in_table:
+            row = self._windows_in_table[account] = self.run("window", account).fetchone()
             if row is not None:
                 self.windows[account] = Window(*row)
         return self.windows.get(account)
 
     def _rate(self, account: str) -> Rate | None:
-        if account not in self._read_rates:
+        self._touched_rates.add(account)
+        if account not in self._rates_in_table:
             row = self.run("rate", account).fetchone()
             if row is not None:
                 row = (int(row[0]), *row[1:])
                 self.rates[account] = Rate(*row)
-            self._read_rates[account] = row
+            self._rates_in_table[account] = row
         return self.rates.get(account)
 
     def _reservation(self, reservation: str) -> Reservation | None:
-        if reservation not in self._read_reservations and reservation not in self.reservations:
+        if reservation not in self._reservations_in_table and reservation not in self.reservations:
             row = self.run("reservation", reservation).fetchone()
             if row is not None:
                 ends_at, dispatched, lines = row
-                self.open(reservation, ends_at, bool(dispatched), read_lines(json.loads(lines)))
-            self._read_reservations[reservation] = self.reservations.get(reservation)
+                self.open(reservation, ends_at, bool(dispatched), _lines_of(lines))
+            self._reservations_in_table[reservation] = self.reservations.get(reservation)
         return self.reservations.get(reservation)
+
+
+def _text_of(lines: Sequence[Line]) -> str:
+    """Write what a reservation holds, an account a row: no account's name has a tab or ends a line."""
+    return "\n".join(
+        [
+            f"{account}\t{amount}\t{limit}\t{period}\t{drained_at}"
+            for account, amount, limit, period, drained_at in lines
+        ]
+    )
+
+
+def _lines_of(text: str) -> list[Line]:
+    return read_lines([row.split("\t") for row in text.split("\n")]) if text else []

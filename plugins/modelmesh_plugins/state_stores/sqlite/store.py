@@ -46,6 +46,7 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
         self._path = Path(self.config.path)
         self._sql = statements(self.config.table)
         self._database: sqlite3.Connection | None = None
+        self._page: Page | None = None
         self._process = 0
         self._clean_at = 0.0
         self._thread: CommitThread[Page] = CommitThread("modelmesh-sqlite", self._commit, self._finish)
@@ -191,13 +192,16 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
 
     def _attempt(self, jobs: Sequence[Job[Page]]) -> None:
         if self._database is None or self._process != os.getpid():  # a connection must not be used across a fork
-            self._database = open_tables(self.config)
+            self._database, self._page = open_tables(self.config), None
             self._process = os.getpid()
         writes = any(job.writes for job in jobs)
         self._database.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         # The time is read under the lock: else a process that waited for it would put the clock back for the next.
         now = self.now()
-        page = Page(self._database, self._sql, now)
+        page = (self._page if writes else None) or Page(self._database, self._sql)
+        if writes:
+            self._page = None  # until what it holds is committed
+        page.begin(now)
         for job in jobs:
             job.carry_out(page)
         if writes:
@@ -209,6 +213,8 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
                 self._clean_at = now + HOUSEKEEPING_SECONDS
                 page.forget()
         self._database.execute("COMMIT")
+        if writes:
+            self._page = page
 
     def _roll_back(self) -> None:
         if self._database is None or not self._database.in_transaction:
