@@ -45,6 +45,8 @@ class Member:
             on the wall are put right, and monotonic ones stand still while a machine sleeps; whichever of the two gets
             there first ends the rest.
         limits: What its calls are claimed from first.
+        rested_at: Monotonic time since when it rests, or did last.
+        decided_at: Monotonic time of what last put it to rest, made its rest longer, or ended it by more than time.
         ejections: Rests in a row.
         probation: Whether it has just come back and not yet answered: one failure sends it off again.
         tried_until: Monotonic time until which another process is taken to make its first call after a rest.
@@ -52,6 +54,7 @@ class Member:
 
     __slots__ = (
         "active",
+        "decided_at",
         "due",
         "ejections",
         "limits",
@@ -78,6 +81,7 @@ class Member:
         self.ejections = 0
         self.probation = False
         self.rested_at = 0.0
+        self.decided_at = -NEVER
         self.tried_until = 0.0
         self.limits = (*model.provider.limits, *pool_limits(pool.name, model.name, pool.policy.deactivation))
 
@@ -98,6 +102,7 @@ class Member:
         self.ejections = other.ejections
         self.probation = other.probation
         self.rested_at = other.rested_at
+        self.decided_at = other.decided_at
 
     @property
     def status(self) -> str:

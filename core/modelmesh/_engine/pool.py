@@ -378,16 +378,31 @@ class CapabilityPool:
         self.recover_member(self._members[model.name], RecoveryTrigger.MANUAL, now=self.clock.monotonic())
 
     def deactivate_member(
-        self, member: Member, reason: str, *, rest: float | None, now: float, told: bool = True
+        self,
+        member: Member,
+        reason: str,
+        *,
+        rest: float | None,
+        now: float,
+        told: bool = True,
+        since: float | None = None,
     ) -> bool:
-        """Move a member to standby for ``rest`` seconds (None: until it is recovered).
+        """Move a member to standby.
 
-        A member that rests already stays as it is, but never comes back before the later of both times. Other
-        processes are ``told`` of a move, unless it is theirs.
+        A member that rests already stays as it is, but never comes back before the later of both times.
+
+        Args:
+            member: Which.
+            reason: Why.
+            rest: Seconds from now; None until it is recovered.
+            now: Monotonic time.
+            told: Whether other processes are told; not of what is from them.
+            since: Monotonic time at which it was found out, if that was before now.
 
         Returns:
             Whether it moved.
         """
+        since = now if since is None else since
         due = NEVER if rest is None else now + rest
         with self._lock:
             if not member.active:
@@ -397,12 +412,13 @@ class CapabilityPool:
                     if reason not in IN_DOUBT or reason == RATE_LIMITED or member.reason in IN_DOUBT:
                         member.reason = reason
                     member.rest_until(due, now)
+                    member.decided_at = max(member.decided_at, since)
                 self._note_next_due()
                 return False
             member.active = False
             member.reason = reason
             member.rest_until(due, now)
-            member.rested_at = now
+            member.rested_at = member.decided_at = since
             member.probation = False
             member.ejections += 1
             self._active_count -= 1
@@ -456,7 +472,7 @@ class CapabilityPool:
             member.active = False
             member.reason = reason
             member.rest_until(NEVER if rest is None else now + rest, now)
-            member.rested_at = now
+            member.rested_at = member.decided_at = now
             member.ejections = ejections
             self._active_count -= 1
             self._views.clear()
@@ -466,12 +482,24 @@ class CapabilityPool:
                 member.model.state.status = ModelStatus.STANDBY.value
             self._note_reach(member.model)
 
-    def recover_member(self, member: Member, trigger: RecoveryTrigger, *, now: float, told: bool = True) -> None:
-        """Make a member active; when only its rest is over it is on probation until its first answer."""
+    def recover_member(
+        self, member: Member, trigger: RecoveryTrigger, *, now: float, told: bool = True, since: float | None = None
+    ) -> None:
+        """Make a member active; when only its rest is over it is on probation until its first answer.
+
+        Args:
+            member: Which.
+            trigger: What ended its rest.
+            now: Monotonic time.
+            told: Whether other processes are told; not of what is from them.
+            since: Monotonic time at which it was found out, if that was before now.
+        """
         with self._lock:
             if member.active:
                 return
             member.active = True
+            if trigger is not RecoveryTrigger.COOLDOWN_EXPIRED:  # which says nothing of how it is
+                member.decided_at = now if since is None else since
             maintained = member.reason == DeactivationReason.MAINTENANCE_WINDOW
             member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED and not maintained
             if trigger is RecoveryTrigger.MANUAL:

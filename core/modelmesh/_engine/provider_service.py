@@ -68,6 +68,7 @@ class ProviderService:
         takes_batches: Whether batches may be handed to it, if its connector has a way to.
         batch_items: Requests of one such batch at most; None for any number.
         statistics: Where its downtime goes; None for nowhere.
+        decided_at: Monotonic time of what last put it to rest, or ended that by more than time.
         is_moving: Whether its models are being moved just now because of it.
         on_move: Told when its models were put to rest for it until so and so (monotonic time), or came back by a
             trigger; not of what other processes told.
@@ -82,6 +83,7 @@ class ProviderService:
         "connector",
         "connector_id",
         "deactivated",
+        "decided_at",
         "is_moving",
         "limits",
         "models",
@@ -121,6 +123,7 @@ class ProviderService:
         self.concurrency: int | None = None
         self.takes_batches = True
         self.batch_items: int | None = None
+        self.decided_at = float("-inf")
         self.is_moving = False
         self.on_move: Callable[[ProviderService, RecoveryTrigger | None, float], None] | None = None
         self.on_rate_limits: Callable[[ProviderService, RateLimitStatus], None] | None = None
@@ -198,7 +201,9 @@ class ProviderService:
                 {"connector": self.connector_id},
             )
 
-    def deactivate(self, cause: str, *, auth: bool, rest: float, now: float, told: bool = True) -> None:
+    def deactivate(
+        self, cause: str, *, auth: bool, rest: float, now: float, told: bool = True, since: float | None = None
+    ) -> None:
         """Move every model of this provider to standby, in all pools.
 
         Args:
@@ -207,7 +212,9 @@ class ProviderService:
             rest: Seconds until the provider may be tried again.
             now: Monotonic time.
             told: Whether other processes are told; not of what is from them.
+            since: Monotonic time at which it was found out, if that was before now.
         """
+        self.decided_at = now if since is None else since
         self._telemetry.event(
             EventType.PROVIDER_DEACTIVATED,
             provider_id=self.name,
@@ -225,7 +232,7 @@ class ProviderService:
         try:
             for model in self.models:
                 for member in model.members:
-                    member.pool.deactivate_member(member, reason, rest=rest, now=now, told=told)
+                    member.pool.deactivate_member(member, reason, rest=rest, now=now, told=told, since=since)
         finally:
             self.is_moving = False
         if told and self.on_move is not None:
@@ -236,8 +243,17 @@ class ProviderService:
             metadata={"old": "healthy", "new": "unavailable", "status": "unavailable", "cause": cause},
         )
 
-    def recover(self, trigger: RecoveryTrigger, now: float, *, told: bool = True) -> None:
-        """Make the provider callable again, and the models that its trouble had put in standby active."""
+    def recover(self, trigger: RecoveryTrigger, now: float, *, told: bool = True, since: float | None = None) -> None:
+        """Make the provider callable again, and the models that its trouble had put in standby active.
+
+        Args:
+            trigger: What ended its rest.
+            now: Monotonic time.
+            told: Whether other processes are told; not of what is from them.
+            since: Monotonic time at which it was found out, if that was before now.
+        """
+        if trigger is not RecoveryTrigger.COOLDOWN_EXPIRED:
+            self.decided_at = now if since is None else since
         self.deactivated = None
         self.troubles = 0
         self.state.available = True
@@ -250,7 +266,7 @@ class ProviderService:
             for model in self.models:
                 for member in model.members:
                     if member.reason == DeactivationReason.PROVIDER_UNAVAILABLE:
-                        member.pool.recover_member(member, trigger, now=now, told=told)
+                        member.pool.recover_member(member, trigger, now=now, told=told, since=since)
         finally:
             self.is_moving = False
         if told and self.on_move is not None:

@@ -51,7 +51,7 @@ class SharedFacts:
     """Tells other processes facts, and hands theirs to whoever asked for that kind.
 
     A fact is plain data. Its ``rest``, if it has one, says for how many seconds from now it holds, None for as long as
-    nobody says otherwise.
+    nobody says otherwise; its ``ago``, if it has one, for how many seconds it has held.
     """
 
     def __init__(self, store: StateStore, clock: Clock, random: Random, telemetry: Telemetry, loop: LoopThread) -> None:
@@ -205,7 +205,11 @@ class SharedFacts:
         for key, each in _read(record.data).items():
             # Where clocks differ, a fact holds no longer than it would have if it had been told just now.
             left = min(_length(each["fact"]), each["until"] - now)
-            fact = each["fact"] if each["fact"].get("rest") is None else {**each["fact"], "rest": left}
+            fact = dict(each["fact"])
+            if fact.get("rest") is not None:
+                fact["rest"] = left
+            if "ago" in fact:
+                fact["ago"] += _length(each["fact"]) - left
             if left > 0 and key not in self._pending:
                 self._take(key, each["version"], fact)
 
@@ -237,7 +241,8 @@ def _is_known(entry: Mapping[str, Any] | None, fact: Fact, now: float) -> bool:
     if entry is None:
         return False
     known = entry["fact"]
-    if {**known, "rest": None} != {**fact, "rest": None} or (known.get("rest") is None) != (fact.get("rest") is None):
+    timeless = {"rest": None, "ago": None}
+    if {**known, **timeless} != {**fact, **timeless} or (known.get("rest") is None) != (fact.get("rest") is None):
         return False
     return bool(entry["until"] >= now + _length(fact) * 0.9 - 1.0)
 

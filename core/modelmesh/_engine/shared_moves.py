@@ -58,7 +58,12 @@ class SharedMoves:
         def fact() -> Fact | None:
             if member.active is (trigger is None):
                 return None  # it has moved again
-            said = {"pool": member.pool.name, "model": member.model_id, "active": member.active}
+            said = {
+                "pool": member.pool.name,
+                "model": member.model_id,
+                "active": member.active,
+                "ago": self._since(member.decided_at),
+            }
             if trigger is not None:
                 return {**said, "trigger": trigger.value}
             return {**said, "reason": member.reason, "rest": self._left(member.due)}
@@ -72,11 +77,15 @@ class SharedMoves:
         def fact() -> Fact | None:
             if (provider.deactivated is not None) is (trigger is not None):
                 return None
-            if trigger is not None:
-                return {"provider": provider.name, "active": True, "trigger": trigger.value}
-            return {
+            said = {
                 "provider": provider.name,
-                "active": False,
+                "active": provider.deactivated is None,
+                "ago": self._since(provider.decided_at),
+            }
+            if trigger is not None:
+                return {**said, "trigger": trigger.value}
+            return {
+                **said,
                 "cause": provider.deactivated,
                 "auth": not provider.state.auth_valid,
                 "rest": self._left(due),
@@ -87,27 +96,43 @@ class SharedMoves:
     def _left(self, due: float) -> float | None:
         return None if due == NEVER else max(0.0, due - self._clock.monotonic())
 
+    def _since(self, moment: float) -> float:
+        return max(0.0, self._clock.monotonic() - moment)
+
     # --- taking over ------------------------------------------------------------
 
     def _take_member(self, said: Fact) -> None:
         pool = self._pools[said["pool"]]
         member = pool.members[said["model"]]
         now = self._clock.monotonic()
+        since = now - float(said["ago"])
+        if member.decided_at > since and (member.active or said["active"]):
+            return  # what is known here is younger than the news
         if said["active"]:
-            pool.recover_member(member, RecoveryTrigger(said["trigger"]), now=now, told=False)
+            trigger = RecoveryTrigger(said["trigger"])
+            if member.is_ended_by(trigger):
+                pool.recover_member(member, trigger, now=now, told=False, since=since)
         elif not (member.would_heal(str(said["reason"])) and pool.is_last_active(member)):
-            pool.deactivate_member(member, str(said["reason"]), rest=said["rest"], now=now, told=False)
+            pool.deactivate_member(member, str(said["reason"]), rest=said["rest"], now=now, told=False, since=since)
 
     def _take_provider(self, said: Fact) -> None:
         provider = self._providers[said["provider"]]
         now = self._clock.monotonic()
+        since = now - float(said["ago"])
+        if provider.decided_at > since:
+            return
         if said["active"]:
             if provider.deactivated is not None:
-                provider.recover(RecoveryTrigger(said["trigger"]), now, told=False)
+                provider.recover(RecoveryTrigger(said["trigger"]), now, told=False, since=since)
         elif provider.deactivated is None and not _is_all_there_is(provider):
             cause, rest = str(said["cause"]), said["rest"]
             provider.deactivate(
-                cause, auth=bool(said["auth"]), rest=NEVER if rest is None else float(rest), now=now, told=False
+                cause,
+                auth=bool(said["auth"]),
+                rest=NEVER if rest is None else float(rest),
+                now=now,
+                told=False,
+                since=since,
             )
 
 

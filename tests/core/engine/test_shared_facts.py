@@ -141,6 +141,20 @@ def test_a_process_that_starts_later_learns_what_holds() -> None:
     within(scenario)
 
 
+@pytest.mark.parametrize("rest", [60.0, None], ids=["with an end", "without"])
+def test_a_fact_grows_older_while_it_is_kept(rest: float | None) -> None:
+    """Whoever learns of it later learns since when it holds, and compares that with what it knows itself."""
+
+    async def scenario(world: World) -> None:
+        world.process().tell("member", "a", lambda: {**resting(rest), "ago": 5.0}, kept=True)
+        await world.pass_on()
+        world.clock.advance(20.0)
+        await world.process(1).catch_up()
+        assert [fact["ago"] for fact in world.heard[1]] == [pytest.approx(25.3)]
+
+    within(scenario)
+
+
 def test_facts_without_an_end_hold_until_somebody_says_otherwise() -> None:
     """A model put aside by hand stays so for whoever comes later; one taken back does not."""
 

@@ -178,3 +178,51 @@ async def _record(mesh: ModelMesh) -> dict[str, Any]:
     assert store is not None
     record = await store.load(ROUTING_KEY)
     return {} if record is None else dict(json.loads(record.data))
+
+
+@pytest.mark.parametrize(
+    ("trigger", "ago", "returns"),
+    [
+        pytest.param("probe_success", 0.0, True, id="an answer after it"),
+        pytest.param("probe_success", 3_600.0, False, id="an answer from before it"),
+        pytest.param("quota_reset", 0.0, False, id="a new day"),
+        pytest.param("manual", 0.0, True, id="a person"),
+    ],
+)
+def test_news_ends_the_rest_it_is_news_of(process: Process, trigger: str, ago: float, returns: bool) -> None:
+    """A rest after errors ends by what was found out since, elsewhere too, and not by a calendar."""
+    mesh = process(FAILING, FAILING)
+    ask(mesh)
+    place = member(mesh, "a")
+
+    asyncio.run(_tell(mesh, {"active": True, "trigger": trigger, "ago": ago}))
+
+    assert until_told(lambda: member(mesh, "b").reason == "manual")  # the last word of the message
+    assert place.active is returns
+
+
+@pytest.mark.parametrize(("ago", "rests"), [(0.0, True), (3_600.0, False)], ids=["later", "earlier"])
+def test_a_rest_that_was_ended_here_since_does_not_come_back(process: Process, ago: float, rests: bool) -> None:
+    """News may be late, as when the store was down; what this process knows may be younger."""
+    mesh = process()
+    pool = member(mesh, "a").pool
+    pool.deactivate(member(mesh, "a").model, "error_threshold")
+    pool.recover(member(mesh, "a").model)
+
+    asyncio.run(_tell(mesh, {"active": False, "reason": "error_threshold", "rest": 60.0, "ago": ago}))
+
+    assert until_told(lambda: member(mesh, "b").reason == "manual")
+    assert member(mesh, "a").active is not rests
+
+
+async def _tell(mesh: ModelMesh, said: dict[str, Any]) -> None:
+    """Say something of model a as another process does, and after it, for this one to see, that b was put aside."""
+    pool, store = "chat-completion", mesh._built().state_store
+    assert store is not None
+    last = {"pool": pool, "model": "b", "active": False, "reason": "manual", "rest": None, "ago": 0.0}
+    facts = [["member:a", 0, {"pool": pool, "model": "a", **said}], ["member:b", 0, last]]
+    for _ in range(100):  # until somebody listens
+        await store.publish("routing", json.dumps({"from": "another", "facts": facts}).encode())
+        if not member(mesh, "b").active:
+            return
+        await asyncio.sleep(0.02)
