@@ -84,7 +84,7 @@ class Succession:
             if likeness.same_service(name):
                 service.state = earlier.state
                 service.rate_limits, service.troubles = earlier.rate_limits, earlier.troubles
-                service.deactivated = earlier.deactivated
+                _take_deactivation(service, earlier)
             else:
                 # Its own from here on: what ends at the old credentials or address says nothing of the new ones.
                 service.state = ProviderState.from_dict(earlier.state.to_dict())
@@ -293,7 +293,7 @@ class _Follower:
 
 
 def _take_deactivation(service: ProviderService, earlier: ProviderService) -> None:
-    service.deactivated = earlier.deactivated
+    service.deactivated, service.decided_at = earlier.deactivated, earlier.decided_at
 
 
 def _copied(state: ModelState, after: Graph) -> ModelState:
