@@ -98,7 +98,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--sim-seed", type=int, action="append", metavar="N", help="Run the world of this seed and no test."
     )
-    group.addoption("--sim-seeds", type=int, default=1_000, metavar="COUNT", help="How many worlds to run.")
+    group.addoption("--sim-seeds", type=int, default=3_000, metavar="COUNT", help="How many worlds to run.")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,7 +13,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if chosen:
         portions = [range(seed, seed + 1) for seed in chosen]
     else:
-        count: int = metafunc.config.getoption("--sim-seeds", 1_000)
+        count: int = metafunc.config.getoption("--sim-seeds", 3_000)
         portions = [range(start, min(start + 100, count)) for start in range(0, count, 100)]
     metafunc.parametrize("seeds", portions, ids=[f"{each[0]}-{each[-1]}" for each in portions])
 
