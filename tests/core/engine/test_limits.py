@@ -60,6 +60,12 @@ class World:
         """Ask, and wait."""
         return asyncio.run(self.aask(**parameters))
 
+    async def astream(self, **parameters: Any) -> None:
+        """Ask for a stream, and read it to its end."""
+        payload = {"messages": [{"role": "user", "content": "hi"}], "stream": True, **parameters}
+        async for _ in self.mesh.get_router().execute_stream("chat-completion", payload):
+            pass
+
     def calls(self, provider: str) -> int:
         """How often a provider was called."""
         return len(self.providers[provider].requests)
@@ -191,6 +197,28 @@ def test_on_budget_exceeded_error_tells_the_caller_at_once(world: Make) -> None:
         here.ask(max_tokens=100)
 
     assert here.calls("b") == 0
+
+
+def test_on_budget_exceeded_error_ends_a_broken_stream_with_its_text_and_the_budget_as_its_cause(world: Make) -> None:
+    """Whoever was to continue it may not, and nobody else is asked: the caller has the text, and hears why."""
+    here = world(
+        {
+            "a": {"instance": ScriptedProvider([pieces("One ", end="cut")])},
+            "paid": {"budget": {"daily_limit": 0.05}},
+            "c": {},
+        },
+        strategy="priority-selection",
+        model_priority=["a-model", "paid-model", "c-model"],
+        on_stream_failure="continue",
+        on_budget_exceeded="error",
+    )
+
+    with pytest.raises(StreamInterruptedError, match="daily budget") as caught:
+        asyncio.run(here.astream(max_tokens=100))
+
+    assert caught.value.partial == "One "
+    assert isinstance(caught.value.__cause__, BudgetExceededError)
+    assert here.calls("c") == 0
 
 
 def test_a_budget_that_is_not_enforced_stops_nobody(world: Make) -> None:

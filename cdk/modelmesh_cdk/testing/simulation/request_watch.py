@@ -41,6 +41,7 @@ class RequestWatch:
         self._retries = int(retry.get("max_attempts", 3))
         self._rotates = retry.get("prefer", "rotate") == "rotate"
         self._max_delay = float(retry.get("max_delay", 10.0))
+        self._tells_of_budgets = pool.get("on_budget_exceeded") == "error"
         budget = pool.get("retry_budget", {})
         self._percent, self._minimum = float(budget.get("percent", 20)), int(budget.get("minimum", 3))
         self._running: dict[int, dict[str, Asked]] = {}
@@ -166,7 +167,7 @@ class RequestWatch:
         deadline = asked.ask.deadline or self._deadline
         patient = deadline >= self._models * (self._total + self._max_delay) * (1 + self._retries) + 5.0
         committed = asked.text and self._watch.world.pool.get("on_stream_failure") != "continue"
-        if not patient or not self._rotates or committed or isinstance(error, BudgetExceededError):
+        if not patient or not self._rotates or committed or self._is_told_of_a_budget(error):
             return
         for member in process.members:
             if self._could_answer(process, member.model_id, asked):
@@ -174,6 +175,11 @@ class RequestWatch:
                     "R4", f"{asked.request_id} failed with {error}, and {member.model_id} could have answered"
                 )
                 return
+
+    def _is_told_of_a_budget(self, error: BaseException | None) -> bool:
+        """Whether the pool wants its callers told of a budget at once, and this is that; of a stream, the reason."""
+        told = error.__cause__ if isinstance(error, StreamInterruptedError) else error
+        return self._tells_of_budgets and isinstance(told, BudgetExceededError)
 
     def _could_answer(self, process: SimulatedProcess, model_id: str, asked: Asked) -> bool:
         member = process.pool.members[model_id]
