@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -24,7 +25,11 @@ from modelmesh_cdk.testing.faults import RESET, Pause, chunk
 TOKENS = 200
 TEXTS = [f"{place} " for place in range(TOKENS)]
 SECOND = [f"b{place} " for place in range(5)]
-RAW: dict[str, Any] = {"messages": [{"role": "user", "content": "count"}]}
+
+
+def asking(text: str) -> dict[str, Any]:
+    """Return a raw request that says so."""
+    return {"messages": [{"role": "user", "content": text}]}
 
 
 def event(data: Any, newline: str = "\n") -> bytes:
@@ -156,7 +161,7 @@ class Reader:
         seen: list[str] = []
         seams: list[dict[str, Any]] = []
         try:
-            async for part in self.mesh.get_router().execute_stream("chat", RAW):
+            async for part in self.mesh.get_router().execute_stream("chat", asking("count")):
                 if part.text:
                     seen.append(part.text)
                 if "modelmesh" in part.data:
@@ -300,10 +305,9 @@ def test_a_sample_over_sockets_is_no_different(sockets: Any, transport: str, fig
         (lot.choice(["silent", "cut", "reset", "error", "malformed", "stall", "comments"]), lot.randrange(TOKENS + 1))
         for _ in range(figures.scale(40, 500))
     ]
-    script = iter(cases)
 
     def step(request: Any) -> Any:
-        end, place = next(script)
+        end, place = cases[int(request.json["messages"][0]["content"])]
         for action in faults.stream(*TEXTS[:place], end=end)(request):
             if action is RESET:
                 yield Pause(0.02)
@@ -318,15 +322,16 @@ def test_a_sample_over_sockets_is_no_different(sockets: Any, transport: str, fig
         timeouts={"connect": 1.0, "first_token": 0.2, "idle": 0.2, "total": 5.0},
     )
 
-    async def main() -> None:
+    async def main() -> Counter[bool]:
+        on_time: Counter[bool] = Counter()
         async with mesh:
             pool = mesh.get_router().get_pool("chat")
-            for end, place in cases:
+            for number, (end, place) in enumerate(cases):
                 pool.recover(pool.members["m0"].model)
                 seen: list[str] = []
                 error: ModelMeshError | None = None
                 try:
-                    async for part in mesh.get_router().execute_stream("chat", RAW):
+                    async for part in mesh.get_router().execute_stream("chat", asking(str(number))):
                         seen += [part.text] if part.text else []
                 except ModelMeshError as raised:
                     error = raised
@@ -341,8 +346,15 @@ def test_a_sample_over_sockets_is_no_different(sockets: Any, transport: str, fig
                     assert len(seen) <= place
                     assert isinstance(error, StreamInterruptedError), end
                     assert error.partial == "".join(seen)
+                if end in ("stall", "comments"):
+                    on_time[seen == (TEXTS[:place] if place else SECOND)] += 1
+        return on_time
 
-    asyncio.run(main())
+    on_time = asyncio.run(main())
+    assert on_time[True] > 3 * on_time[False]
     figures.add(
-        "R6", f"sample over sockets, {transport}", f"{len(cases)} streams, all exact beginnings, all typed errors"
+        "R6",
+        f"sample over sockets, {transport}",
+        f"{len(cases)} streams, all exact beginnings, all typed errors; of {on_time.total()} that stalled"
+        f" {on_time[True]} were given up after their last token, not sooner",
     )
