@@ -10,8 +10,9 @@ The walk, under the default ``prefer: rotate``:
    before the first call if the strategy asked for it.
 2. Those that rest after errors, the one due first leading: they may have healed, and the request has nobody else.
 3. Retries: after a wait (backoff, or the provider's own ``Retry-After``), those whose failure may pass.
+4. Whoever was not called and has come back, or rests after errors only now: much can happen during the waits.
 
-Steps 2 and 3 take from the retry budget of the pool, so that an outage is not amplified.
+Retries, and calls to those that rest, take from the retry budget of the pool, so that an outage is not amplified.
 """
 
 from __future__ import annotations
@@ -92,33 +93,24 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
             if last is None:
                 return
             failed[member.model_id] = (member, last)
-    for member in _resting(call, failed):
-        _check_caps(call, last)
-        wait = _asked_wait(call, member)
-        if wait is None:
-            continue
-        if failed and not call.pool.take_retry(call):
-            break
-        if wait:
-            yield Pause(wait, last)
-        error = yield member
-        if error is None:
-            return
-        last = _returned_unless_rotatable(error)
-        failed[member.model_id] = (member, last)
-    if last is None:
-        raise call.pool.no_active_model()
-    if call.policy.retry.prefer == "rotate":
-        last = yield from _retries(call, list(failed.values()), failed)
+    for is_retried in (call.policy.retry.prefer == "retry", True):
+        for member, wait in _left(call, failed, rested):
+            _check_caps(call, last)
+            if wait:
+                yield Pause(wait, last)
+            error = yield member
+            if error is None:
+                return
+            if isinstance(error, TriedElsewhereError):
+                continue
+            last = _returned_unless_rotatable(error)
+            failed[member.model_id] = (member, last)
         if last is None:
-            return
-    for member in _returned(call, failed, rested):  # during the waits
-        _check_caps(call, last)
-        error = yield member
-        if error is None:
-            return
-        last = _returned_unless_rotatable(error)
-        failed[member.model_id] = (member, last)
+            raise call.pool.no_active_model()
+        if not is_retried:
+            last = yield from _retries(call, list(failed.values()), failed)
+            if last is None:
+                return
     if not call.has_time_for(0.0):
         raise call.late() from last
     raise call.exhausted(last)
@@ -164,6 +156,34 @@ def _walk(
     for member in passed:
         if member.active:
             yield member
+        else:
+            rested.append(member)
+
+
+def _left(call: Call, failed: Failures, rested: list[Member]) -> Iterator[tuple[Member, float]]:
+    """Yield whoever was not called for this request and can be now, until nobody is left.
+
+    First those that have returned, and among them those last whose trial call runs: another process turns out to make
+    it once, and then the request makes one of its own. Then those that rest after errors, as the retry budget allows.
+
+    Yields:
+        A member and the seconds to wait before it is called.
+    """
+    found = True
+    while found:
+        found = False
+        for member in sorted(_returned(call, failed, rested), key=lambda member: member.is_on_trial()):
+            if member.active and member.model_id not in failed:
+                found = True
+                yield member, 0.0
+        for member in _resting(call, failed):
+            wait = _asked_wait(call, member)
+            if wait is None:
+                continue
+            if failed and not call.pool.take_retry(call):
+                return
+            found = True
+            yield member, wait
 
 
 def _returned(call: Call, failed: Failures, rested: list[Member]) -> Iterator[Member]:
@@ -227,8 +247,12 @@ def _retries(
         if not _callable_again(call, [(member, error)], failed):
             continue  # put aside during the wait
         failure = yield member
+        while isinstance(failure, TriedElsewhereError) and _callable_again(call, [(member, error)], failed):
+            failure = yield member
         if failure is None:
             return None
+        if isinstance(failure, TriedElsewhereError):
+            continue  # somebody else is left
         last = _returned_unless_rotatable(failure)
         waiting = [pair for pair in waiting if pair[0] is not member] + [(member, last)]
     return last

@@ -38,6 +38,18 @@ def down() -> ScriptedProvider:
     return ScriptedProvider(default=DOWN)
 
 
+class Meddling(ScriptedProvider):
+    """Does something whenever it is called, and fails."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__(default=DOWN)
+        self.act = act
+
+    async def complete(self, request: Any) -> Any:
+        self.act()
+        return await super().complete(request)
+
+
 # --- the walk ---------------------------------------------------------------------
 
 
@@ -84,16 +96,6 @@ def test_resting_models_come_after_active_ones_and_before_retries(build: Build, 
 
 def test_a_model_that_rests_only_when_its_turn_comes_is_asked_once_it_is_back(build: Build, outcomes: Outcomes) -> None:
     """It was a candidate, others put it to rest and took it back: the request has not asked it yet."""
-
-    class Meddling(ScriptedProvider):
-        def __init__(self, act: Callable[[], None]) -> None:
-            super().__init__(default=DOWN)
-            self.act = act
-
-        async def complete(self, request: Any) -> Any:
-            self.act()
-            return await super().complete(request)
-
     world = build(
         a=Meddling(lambda: world.pool.deactivate(world.member("b").model, "error_threshold")),
         b=["back"],
@@ -447,6 +449,46 @@ def test_a_model_that_was_put_aside_during_the_wait_is_not_retried(build: Build)
         world.run(put_aside())
 
     assert world.calls("a") == 1
+
+
+def test_a_model_that_rests_after_errors_only_since_the_retries_began_is_asked(
+    build: Build, outcomes: Outcomes
+) -> None:
+    """It rested for its quota before, came back during the wait and failed for somebody else: nobody else is left."""
+    world = build(a=["healed"], b=[DOWN, DOWN], retry={"max_attempts": 1}, clock=FakeClock())
+    now = world.clock.monotonic()
+    world.pool.deactivate_member(world.member("a"), "quota_exhausted", rest=50, now=now)
+
+    async def fail_elsewhere() -> Any:
+        asking = asyncio.create_task(world.aask())
+        await world.clock.until_sleeping()
+        world.pool.recover(world.member("a").model)
+        world.pool.deactivate_member(world.member("a"), "error_threshold", rest=50, now=now)
+        await world.clock.run(5)
+        return await asking
+
+    reply = world.run(fail_elsewhere())
+
+    assert outcomes(reply.metadata["receipt"]) == "b:server_error b:server_error a:success"
+
+
+def test_a_model_that_returns_while_the_last_one_is_called_is_asked(build: Build, outcomes: Outcomes) -> None:
+    """Whoever can be called is looked for until nobody is left, and not only once after the retries."""
+    world = build(
+        a=["back"],
+        b=Meddling(lambda: world.pool.recover(world.member("d").model)),
+        c=[DOWN],
+        d=Meddling(lambda: world.pool.recover(world.member("a").model)),
+        retry=NO_RETRY,
+    )
+    now = world.clock.monotonic()
+    world.pool.deactivate_member(world.member("b"), "error_threshold", rest=50, now=now)
+    for quiet in "ad":
+        world.pool.deactivate_member(world.member(quiet), "quota_exhausted", rest=50, now=now)
+
+    reply = world.ask()
+
+    assert outcomes(reply.metadata["receipt"]) == "c:server_error b:server_error d:server_error a:success"
 
 
 # --- caps -----------------------------------------------------------------------------

@@ -36,19 +36,37 @@ class Gated(ScriptedProvider):
         return await super().complete(request)
 
 
+class Meddling(ScriptedProvider):
+    """Fails so many times, and during the last of them does something."""
+
+    def __init__(self, fails: int) -> None:
+        super().__init__([fail(ProviderServerError("no", status_code=500))] * fails)
+        self.act: Callable[[], None] = bool
+
+    async def complete(self, request: ProviderRequest) -> ProviderResponse:
+        if self.steps_left == 1:
+            self.act()
+        return await super().complete(request)
+
+
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
     """Start meshes that share one database, over providers that are the same for all."""
     built: list[ModelMesh] = []
 
-    def make(**providers: ScriptedProvider) -> ModelMesh:
+    def make(*, retries: int = 0, **providers: ScriptedProvider) -> ModelMesh:
         mesh = ModelMesh(plugins=PluginHost(), environ={})
         built.append(mesh)
         mesh.initialize(
             {
                 "providers": {name: {"instance": each} for name, each in providers.items()},
                 "models": {name: {"provider": name, "capabilities": [POOL]} for name in providers},
-                "pools": {POOL: {"retry": {"max_attempts": 0}, "deactivation": {"retry_limit": 1}}},
+                "pools": {
+                    POOL: {
+                        "retry": {"max_attempts": retries, "initial_delay": 0.01},
+                        "deactivation": {"retry_limit": 1},
+                    }
+                },
                 "storage": {
                     "connector": "modelmesh.sqlite.v1",
                     "path": str(tmp_path / "state.db"),
@@ -177,6 +195,45 @@ def test_with_nobody_else_to_ask_a_request_is_not_turned_away(process: Process) 
         await until(lambda: back.calls == 2)
         back.gate.set()
         assert await asyncio.gather(*asked) == ["a", "a"]
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_returns_during_the_retries_is_called_whoever_tries_it(process: Process) -> None:
+    """With nobody else left, a trial in another process is no reason to fail."""
+
+    async def scenario() -> None:
+        back, failing = Gated(), Meddling(2)
+        first, second = process(a=back), process(a=ScriptedProvider(), b=failing, retries=1)
+        put_on_probation(first)
+        trial = asyncio.ensure_future(ask(first))
+        await until(lambda: back.calls == 1)
+        place = member(second)
+        now = place.pool.clock.monotonic()
+        place.pool.deactivate_member(place, "quota_exhausted", rest=60.0, now=now, told=False)
+        failing.act = lambda: put_on_probation(second)
+
+        assert await ask(second) == "a"
+        back.gate.set()
+        await trial
+
+    asyncio.run(scenario())
+
+
+def test_the_retry_of_a_lonely_model_is_made_whoever_tries_it(process: Process) -> None:
+    """It came back during the wait: another process's trial uses no retry up."""
+
+    async def scenario() -> None:
+        back, failing = Gated(), Meddling(1)
+        first, second = process(a=back), process(a=failing, retries=1)
+        put_on_probation(first)
+        trial = asyncio.ensure_future(ask(first))
+        await until(lambda: back.calls == 1)
+        failing.act = lambda: put_on_probation(second)
+
+        assert await ask(second) == "a"
+        back.gate.set()
+        await trial
 
     asyncio.run(scenario())
 
