@@ -13,12 +13,12 @@ from modelmesh._engine.maintenance import MaintenanceWindow
 from modelmesh._engine.member import CALENDAR, IN_DOUBT, NEVER, Member
 from modelmesh._engine.model import Model
 from modelmesh._engine.policies import RATE_LIMITED, PoolPolicy
+from modelmesh._engine.pool_telemetry import PoolTelemetry
 from modelmesh._engine.requirements import Declared, Fit
 from modelmesh._engine.retry_budget import RetryBudget
 from modelmesh._engine.rotation import RotationPolicyService
 from modelmesh._engine.windows import CalendarWindow
 from modelmesh.errors import NoActiveModelError
-from modelmesh.interfaces.observability import EventType, Severity
 from modelmesh.interfaces.runtime import Clock
 from modelmesh.interfaces.strategy import (
     DeactivationReason,
@@ -27,7 +27,6 @@ from modelmesh.interfaces.strategy import (
     SelectionRequest,
     SelectionResult,
 )
-from modelmesh.statistics import StatsScope
 
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
@@ -36,13 +35,6 @@ if TYPE_CHECKING:
 
 _VIEWS = 1_000
 """Filtered views that are kept; more than ever serve at once, and callers name some of what is filtered by."""
-
-_DEACTIVATED: Mapping[str, Severity] = {
-    DeactivationReason.MANUAL.value: Severity.INFO,
-    DeactivationReason.MAINTENANCE_WINDOW.value: Severity.INFO,
-    RATE_LIMITED: Severity.WARNING,
-}
-"""How bad it is that a model rests: somebody meant it to, or its provider asked for a pause. Else it is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +90,7 @@ class CapabilityPool:
         self.rotation_events = 0
         self.retries = RetryBudget(policy.retry_percent, policy.retry_minimum, process_retries)
         self.on_move: Callable[[Member, RecoveryTrigger | None], None] | None = None
-        self._telemetry = telemetry
-        self._statistics = statistics
+        self._telemetry = PoolTelemetry(name, telemetry, statistics)
         self._members: dict[str, Member] = {}
         self._views: dict[tuple[object, ...], Candidates[Member]] = {}
         self._declared: Declared | None = None
@@ -127,6 +118,11 @@ class CapabilityPool:
     def members(self) -> Mapping[str, Member]:
         """All members by model ID, in pool order."""
         return self._members
+
+    @property
+    def active_count(self) -> int:
+        """How many of them take traffic."""
+        return self._active_count
 
     @property
     def _active_models(self) -> list[Model]:
@@ -185,22 +181,7 @@ class CapabilityPool:
             # Those that left first: where one was replaced, its successor has the last word on the name they share.
             for model in (*(member.model for member in gone), *models):
                 self._note_reach(model)
-        added = [name for name in self._members if name not in before]
-        removed = [name for name in before if name not in self._members]
-        if added or removed:
-            moved = [*added, *removed]
-            only = moved[0] if len(moved) == 1 else None
-            self._telemetry.event(
-                EventType.POOL_MEMBERSHIP_CHANGED,
-                pool_id=self.name,
-                model_id=only,
-                metadata={"added": added, "removed": removed},
-            )
-        if self._telemetry.wants_debug:
-            for name in added:
-                member = self._members[name]
-                facts = {"provider": member.provider_id, "status": member.status, "members": len(self._members)}
-                self._telemetry.trace(Severity.DEBUG, f"pool.{self.name}", f"added {name}", facts)
+        self._telemetry.membership_changed(before, self._members)
 
     def take_over(self, before: CapabilityPool, holds: Callable[[Member], bool], *, strategy: bool) -> None:
         """Go on where the pool of an earlier configuration stood: its counts, and the rests that still hold.
@@ -243,12 +224,7 @@ class CapabilityPool:
         self.rotation.strategy.pool_changed(tuple(self._members))
 
     def _note_reach(self, model: Model) -> None:
-        """Tell statistics whether a model and this pool can be reached: downtime is standby in every pool it is in."""
-        rests_everywhere = bool(model.members) and not any(member.active for member in model.members)
-        model_note = self._statistics.record_down if rests_everywhere else self._statistics.record_up
-        model_note(StatsScope.MODEL, model.name)
-        pool_note = self._statistics.record_up if self._active_count else self._statistics.record_down
-        pool_note(StatsScope.POOL, self.name)
+        self._telemetry.note_reach(model, active_count=self._active_count)
 
     # --- choosing ---------------------------------------------------------
 
@@ -406,58 +382,16 @@ class CapabilityPool:
         due = NEVER if rest is None else now + rest
         with self._lock:
             if not member.active:
-                # An order by hand is the reason whatever else holds, and nothing that ends takes its place.
-                if due > member.due or reason == DeactivationReason.MANUAL:
-                    # A rest that only time ends is not made one that an answer ends by errors that come on top of it.
-                    if reason not in IN_DOUBT or reason == RATE_LIMITED or member.reason in IN_DOUBT:
-                        member.reason = reason
-                    member.rest_until(due, now)
-                    member.decided_at = max(member.decided_at, since)
-                self._note_next_due()
+                self._rest_longer(member, reason, due, now=now, since=since)
                 return False
-            member.active = False
-            member.reason = reason
-            member.rest_until(due, now)
-            member.rested_at = member.decided_at = since
+            self._put_to_rest(member, reason, due, now=now, since=since)
             member.probation = False
             member.ejections += 1
-            self._active_count -= 1
             self.rotation_events += 1
-            self._views.clear()
-            self._next_due = min(self._next_due, due)
-            self._next_until = min(self._next_until, member.until)
-            state = member.model.state
-            state.deactivation_reason = reason
-            state.cooldown_remaining = 0.0 if rest is None else rest
-            if not any(other.active for other in member.model.members):
-                state.status = ModelStatus.STANDBY.value
+            member.model.state.deactivation_reason = reason
+            member.model.state.cooldown_remaining = 0.0 if rest is None else rest
             member.model.provider.count_active()
-            self._note_reach(member.model)
-        self._statistics.record_rotation(member.model_id, member.provider_id, self.name)
-        self._telemetry.event(
-            EventType.MODEL_DEACTIVATED,
-            model_id=member.model_id,
-            provider_id=member.provider_id,
-            pool_id=self.name,
-            metadata={
-                "reason": str(reason),
-                "failure_count": state.failure_count,
-                "error_rate": state.error_rate,
-                "cooldown": rest,
-            },
-        )
-        severity = _DEACTIVATED.get(reason, Severity.ERROR)
-        if self._telemetry.dispatcher.wants_trace(severity):
-            self._telemetry.trace(
-                severity,
-                f"pool.{self.name}",
-                f"{member.model_id} rests {'until it is recovered' if rest is None else f'for {rest:.0f} s'}: {reason}",
-                {
-                    "failure_count": state.failure_count,
-                    "error_rate": round(state.error_rate, 3),
-                    "active": self._active_count,
-                },
-            )
+        self._telemetry.rests(member, reason, rest)
         if told and self.on_move is not None:
             self.on_move(member, None)
         return True
@@ -469,18 +403,8 @@ class CapabilityPool:
             return
         now = self.clock.monotonic()
         with self._lock:
-            member.active = False
-            member.reason = reason
-            member.rest_until(NEVER if rest is None else now + rest, now)
-            member.rested_at = member.decided_at = now
+            self._put_to_rest(member, reason, NEVER if rest is None else now + rest, now=now, since=now)
             member.ejections = ejections
-            self._active_count -= 1
-            self._views.clear()
-            self._next_due = min(self._next_due, member.due)
-            self._next_until = min(self._next_until, member.until)
-            if not any(other.active for other in member.model.members):
-                member.model.state.status = ModelStatus.STANDBY.value
-            self._note_reach(member.model)
 
     def recover_member(
         self, member: Member, trigger: RecoveryTrigger, *, now: float, told: bool = True, since: float | None = None
@@ -497,46 +421,63 @@ class CapabilityPool:
         with self._lock:
             if member.active:
                 return
-            member.active = True
-            if trigger is not RecoveryTrigger.COOLDOWN_EXPIRED:  # which says nothing of how it is
-                member.decided_at = now if since is None else since
-            maintained = member.reason == DeactivationReason.MAINTENANCE_WINDOW
-            member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED and not maintained
-            if trigger is RecoveryTrigger.MANUAL:
-                member.ejections = 0
-            if trigger is RecoveryTrigger.QUOTA_RESET:
-                member.model.state.start_period()
-            member.reason = None
-            member.due = 0.0
-            member.until = NEVER
-            member.model.state.status = ModelStatus.ACTIVE.value
-            member.model.reset_state()
-            self._active_count += 1
-            self.rotation_events += 1
-            self._views.clear()
-            member.model.provider.count_active()
-            self._note_reach(member.model)
-        self._statistics.record_rotation(member.model_id, member.provider_id, self.name)
-        self._telemetry.event(
-            EventType.MODEL_ACTIVATED,
-            model_id=member.model_id,
-            provider_id=member.provider_id,
-            pool_id=self.name,
-            metadata={"trigger": trigger.value, "rested_seconds": round(now - member.rested_at, 3)},
-        )
-        if self._telemetry.wants_info:
-            self._telemetry.trace(
-                Severity.INFO,
-                f"pool.{self.name}",
-                f"{member.model_id} is active again: {trigger.value}",
-                {"rested_seconds": round(now - member.rested_at, 3), "active": self._active_count},
-            )
+            self._bring_back(member, trigger, since=now if since is None else since)
+        self._telemetry.is_back(member, trigger, now - member.rested_at)
         if told and self.on_move is not None:
             self.on_move(member, trigger)
 
     def is_last_active(self, member: Member) -> bool:
         """Whether nobody else of the pool takes traffic."""
         return member.active and self._active_count == 1
+
+    # What follows is called under the lock.
+
+    def _put_to_rest(self, member: Member, reason: str, due: float, *, now: float, since: float) -> None:
+        """Take an active member out of traffic until then."""
+        member.active = False
+        member.reason = reason
+        member.rest_until(due, now)
+        member.rested_at = member.decided_at = since
+        self._active_count -= 1
+        self._views.clear()
+        self._next_due = min(self._next_due, member.due)
+        self._next_until = min(self._next_until, member.until)
+        if not any(other.active for other in member.model.members):
+            member.model.state.status = ModelStatus.STANDBY.value
+        self._note_reach(member.model)
+
+    def _rest_longer(self, member: Member, reason: str, due: float, *, now: float, since: float) -> None:
+        """Let a member that rests already do so until the later of both times, for the reason that weighs more."""
+        # An order by hand is the reason whatever else holds, and nothing that ends takes its place.
+        if due > member.due or reason == DeactivationReason.MANUAL:
+            # A rest that only time ends is not made one that an answer ends by errors that come on top of it.
+            if reason not in IN_DOUBT or reason == RATE_LIMITED or member.reason in IN_DOUBT:
+                member.reason = reason
+            member.rest_until(due, now)
+            member.decided_at = max(member.decided_at, since)
+        self._note_next_due()
+
+    def _bring_back(self, member: Member, trigger: RecoveryTrigger, *, since: float) -> None:
+        """Let a member that rests take traffic again."""
+        member.active = True
+        if trigger is not RecoveryTrigger.COOLDOWN_EXPIRED:  # which says nothing of how it is
+            member.decided_at = since
+        maintained = member.reason == DeactivationReason.MAINTENANCE_WINDOW
+        member.probation = trigger is RecoveryTrigger.COOLDOWN_EXPIRED and not maintained
+        if trigger is RecoveryTrigger.MANUAL:
+            member.ejections = 0
+        if trigger is RecoveryTrigger.QUOTA_RESET:
+            member.model.state.start_period()
+        member.reason = None
+        member.due = 0.0
+        member.until = NEVER
+        member.model.state.status = ModelStatus.ACTIVE.value
+        member.model.reset_state()
+        self._active_count += 1
+        self.rotation_events += 1
+        self._views.clear()
+        member.model.provider.count_active()
+        self._note_reach(member.model)
 
     def _note_next_due(self) -> None:
         resting = [member for member in self._members.values() if not member.active]
