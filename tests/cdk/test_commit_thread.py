@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -133,3 +136,55 @@ def test_a_wait_that_is_cancelled_disturbs_nobody() -> None:
         return numbers.kept
 
     assert asyncio.run(scenario()) == [1, 2]
+
+
+LONELY = """
+import asyncio, os, resource
+from modelmesh.errors import StateStoreError
+from modelmesh_cdk.commit_thread import CommitThread
+
+def commit(jobs):
+    for job in jobs:
+        job.carry_out(None)
+
+async def whose(thread):
+    return await thread.run(lambda _: os.getpid())
+
+opened = len(os.listdir("/dev/fd"))
+thread = CommitThread("lonely", commit)
+assert asyncio.run(whose(thread)) == os.getpid()
+child = os.fork()
+assert asyncio.run(whose(thread)) == os.getpid()
+asyncio.run(thread.close())
+assert len(os.listdir("/dev/fd")) == opened, os.listdir("/dev/fd")
+if not child:
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+async def without_descriptors():
+    thread, most = CommitThread("poor", commit), resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.dup(0)
+    os.close(spare)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, most[1]))
+    try:
+        await whose(thread)
+    except StateStoreError as error:
+        print(error.message, error.retryable)
+    resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    assert await whose(thread) == os.getpid()
+    await thread.close()
+
+asyncio.run(without_descriptors())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_begins_a_thread_of_its_own_and_nothing_stays_open() -> None:
+    """Each has its own; and where no file descriptor is left, the next job tries again."""
+    ended = subprocess.run([sys.executable, "-c", LONELY], capture_output=True, text=True, timeout=30, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert (
+        ended.stdout
+        == "the state store cannot begin to work: [Errno 24] Too many open files; raise the limit of open files (ulimit -n) True\n"
+    )
