@@ -17,7 +17,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from modelmesh.config.durations import PositiveDuration
-from modelmesh.config.models import StatusCode
+from modelmesh.config.section import StatusCode
 from modelmesh.errors import (
     AuthenticationError,
     InvalidRequestError,

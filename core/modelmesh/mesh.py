@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from modelmesh._engine.registry import ModelRegistry
     from modelmesh.client import AsyncOpenAIClient, OpenAIClient
     from modelmesh.config import MeshConfig
-    from modelmesh.config.models import Configuration
+    from modelmesh.config.configuration import Configuration
     from modelmesh.interfaces.observability import ObservabilityConnector
     from modelmesh.quota import HeadroomRow, QuotaRow
     from modelmesh.router import Router

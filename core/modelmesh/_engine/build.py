@@ -59,9 +59,7 @@ from modelmesh.state_manager import StateManager
 from modelmesh.statistics import StatisticsCollector, StatsScope
 
 if TYPE_CHECKING:
-    from modelmesh.config.models import (
-        Configuration,
-    )
+    from modelmesh.config.configuration import Configuration
     from modelmesh.plugins import PluginHost
 
 

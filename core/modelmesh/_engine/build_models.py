@@ -20,11 +20,9 @@ from modelmesh.state import ModelState, ProviderState
 from modelmesh.statistics import StatisticsCollector
 
 if TYPE_CHECKING:
-    from modelmesh.config.models import (
-        Configuration,
-        ModelConfig,
-        ProviderConfig,
-    )
+    from modelmesh.config.configuration import Configuration
+    from modelmesh.config.models import ModelConfig
+    from modelmesh.config.providers import ProviderConfig
     from modelmesh.plugins import PluginHost
 
 

@@ -23,10 +23,8 @@ from modelmesh.interfaces.strategy import SelectionStrategy
 from modelmesh.statistics import StatisticsCollector
 
 if TYPE_CHECKING:
-    from modelmesh.config.models import (
-        PoolConfig,
-        RecoveryConfig,
-    )
+    from modelmesh.config.pools import PoolConfig
+    from modelmesh.config.rotation import RecoveryConfig
     from modelmesh.plugins import PluginHost
 
 

@@ -18,7 +18,8 @@ from modelmesh.state_manager import StateManager
 
 if TYPE_CHECKING:
     from modelmesh._engine.build import Graph
-    from modelmesh.config.models import Configuration, StorageConfig
+    from modelmesh.config.configuration import Configuration
+    from modelmesh.config.storage import StorageConfig
     from modelmesh.plugins import PluginHost
 
 
@@ -86,7 +87,7 @@ def build_limits(
 
 def is_same_store(before: Configuration, after: Configuration) -> bool:
     """Whether two configurations name the same store, with the same settings."""
-    from modelmesh.config.models import StorageConfig
+    from modelmesh.config.storage import StorageConfig
 
     one, other = before.storage or StorageConfig(), after.storage or StorageConfig()
     return one.connector == other.connector and bool(one.settings == other.settings)
@@ -96,7 +97,7 @@ def build_state_store(
     section: StorageConfig | None, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random
 ) -> StateStore:
     """Build the store that the section names; the one in memory without it."""
-    from modelmesh.config.models import StorageConfig
+    from modelmesh.config.storage import StorageConfig
 
     if section is None:
         section = StorageConfig()

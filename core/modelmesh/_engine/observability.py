@@ -13,7 +13,7 @@ from modelmesh.interfaces.runtime import Clock, ConnectorContext, Random
 from modelmesh.redaction import Redactor
 
 if TYPE_CHECKING:
-    from modelmesh.config.models import ObservabilityConfig, ObservabilityTarget
+    from modelmesh.config.observability import ObservabilityConfig, ObservabilityTarget
 
 EVENT_GROUPS: dict[str, frozenset[EventType]] = {
     "rotation": frozenset({EventType.MODEL_ROTATED}),

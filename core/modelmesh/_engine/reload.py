@@ -24,7 +24,8 @@ from modelmesh.statistics import StatsScope
 
 if TYPE_CHECKING:
     from modelmesh._engine.provider_service import ProviderService
-    from modelmesh.config.models import Configuration, PoolConfig
+    from modelmesh.config.configuration import Configuration
+    from modelmesh.config.pools import PoolConfig
     from modelmesh.interfaces.observability import ObservabilityConnector
     from modelmesh.interfaces.runtime import Random
     from modelmesh.plugins import PluginHost

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelmesh.config.configuration import Configuration
     from modelmesh.config.load import ConnectorCatalogue, load_config
     from modelmesh.config.mesh_config import MeshConfig
-    from modelmesh.config.models import Configuration
     from modelmesh.config.schema import build_schema
 
 __all__ = ["Configuration", "ConnectorCatalogue", "MeshConfig", "build_schema", "load_config"]
 
 _HOMES = {
-    "Configuration": "models",
+    "Configuration": "configuration",
     "ConnectorCatalogue": "load",
     "MeshConfig": "mesh_config",
     "build_schema": "schema",

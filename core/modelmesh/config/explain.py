@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from modelmesh.config.models import Configuration
+from modelmesh.config.configuration import Configuration
 from modelmesh.config.normalise import other_spellings
 from modelmesh.config.reader import Document, KeyPath, dotted
 from modelmesh.errors import Problem, unknown_name

@@ -9,16 +9,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from modelmesh.config.configuration import Configuration, SecretsConfig
 from modelmesh.config.explain import problems_of, unknown_key, written_keys
 from modelmesh.config.mesh_config import MeshConfig
-from modelmesh.config.models import Configuration, PoolConfig, ProviderConfig, SecretsConfig, StorageConfig
 from modelmesh.config.normalise import normalise
 from modelmesh.config.not_yet import refuse_not_yet
 from modelmesh.config.observed import read_observability
+from modelmesh.config.pools import PoolConfig
+from modelmesh.config.providers import ProviderConfig
 from modelmesh.config.reader import Document, KeyPath, read_file
 from modelmesh.config.references import check_references
 from modelmesh.config.secrets import SecretResolver, build_store, expand_environment
 from modelmesh.config.settings import ConnectorCatalogue, Desk, Layer, setting_names
+from modelmesh.config.storage import StorageConfig
 from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.interfaces.provider import FreeTier
 from modelmesh.interfaces.runtime import Clock

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from modelmesh.config.explain import written_keys
-from modelmesh.config.models import ObservabilityConfig, ObservabilityTarget, ObservedSection
+from modelmesh.config.observability import ObservabilityConfig, ObservabilityTarget, ObservedSection
 from modelmesh.config.reader import KeyPath
 from modelmesh.config.settings import Desk, Layer, setting_names
 from modelmesh.errors import UnknownConnectorError, unknown_name

@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from modelmesh.config.configuration import Configuration
 from modelmesh.config.load import COMPOSED
-from modelmesh.config.models import Configuration, PoolConfig, ProviderConfig
+from modelmesh.config.pools import PoolConfig
+from modelmesh.config.providers import ProviderConfig
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelmesh.config.configuration import SecretsConfig
 from modelmesh.config.dotenv import parse_dotenv
-from modelmesh.config.models import SecretsConfig
 from modelmesh.config.not_yet import NOT_YET_STORES, REFUSAL
 from modelmesh.errors import ConfigurationError, Problem, SecretNotFoundError, unknown_name
 from modelmesh.interfaces.runtime import Clock

@@ -8,7 +8,7 @@ import sys
 import click
 
 from modelmesh.config import MeshConfig, load_config
-from modelmesh.config.models import Configuration
+from modelmesh.config.configuration import Configuration
 from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.plugins import PluginHost
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath

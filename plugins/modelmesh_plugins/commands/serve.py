@@ -23,7 +23,7 @@ from modelmesh_plugins.commands.configuration import VARIABLE
 from modelmesh_plugins.server.settings import DRAIN_SECONDS, KEEP_ALIVE_SECONDS, MAX_BODY_BYTES, settings_of
 
 if TYPE_CHECKING:
-    from modelmesh.config.models import ProxyConfig
+    from modelmesh.config.proxy import ProxyConfig
     from modelmesh_plugins.server.runner import ProxyServer
 
 SIMULATOR: Mapping[str, Any] = {

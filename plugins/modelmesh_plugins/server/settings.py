@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from modelmesh.errors import ConfigurationError, unknown_name
 
 if TYPE_CHECKING:
-    from modelmesh.config.models import Configuration
+    from modelmesh.config.configuration import Configuration
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"

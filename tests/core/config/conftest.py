@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from modelmesh.config import load_config
-from modelmesh.config.models import Configuration
+from modelmesh.config.configuration import Configuration
 from modelmesh.errors import UnknownConnectorError, unknown_name
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from modelmesh._engine.build_pools import pool_policy
-from modelmesh.config.models import Configuration
+from modelmesh.config.configuration import Configuration
 from modelmesh.errors import ConfigurationError, Problem
 
 Load = Callable[..., Configuration]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelmesh.config import load_config
-from modelmesh.config.models import Configuration
+from modelmesh.config.configuration import Configuration
 from modelmesh.config.reader import read_text
 from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.plugins import PluginHost

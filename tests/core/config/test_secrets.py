@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from modelmesh.config import load_config
+from modelmesh.config.configuration import Configuration, SecretsConfig
 from modelmesh.config.dotenv import parse_dotenv
-from modelmesh.config.models import Configuration, SecretsConfig
 from modelmesh.config.secrets import EnvironmentStore, FileStore, MappingStore, SecretResolver, build_store
 from modelmesh.errors import ConfigurationError, SecretNotFoundError
 from modelmesh_cdk.testing import FakeClock

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelmesh.config import build_schema, load_config
-from modelmesh.config.models import Configuration
+from modelmesh.config.configuration import Configuration
 from modelmesh.errors import ConfigurationError
 from modelmesh.plugins import PluginHost
 
