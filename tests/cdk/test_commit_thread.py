@@ -184,7 +184,7 @@ def test_a_forked_process_begins_a_thread_of_its_own_and_nothing_stays_open() ->
     ended = subprocess.run([sys.executable, "-c", LONELY], capture_output=True, text=True, timeout=30, check=False)
 
     assert ended.returncode == 0, ended.stderr
-    assert (
-        ended.stdout
-        == "the state store cannot begin to work: [Errno 24] Too many open files; raise the limit of open files (ulimit -n) True\n"
+    assert ended.stdout == (
+        "the state store cannot begin to work: [Errno 24] Too many open files;"
+        " raise the limit of open files (ulimit -n) True\n"
     )
