@@ -17,7 +17,7 @@ from modelmesh import ModelMesh, PluginHost
 from modelmesh.errors import AuthenticationError, ProviderServerError, StateStoreError
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
-from modelmesh.state_manager import CORRUPT_KEY, KEY, SyncStatus, SystemState
+from modelmesh.state_manager import CORRUPT_KEY, FORMAT, KEY, SyncStatus, SystemState
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
 from modelmesh_cdk.testing.scripted import fail
 from modelmesh_plugins.commands.state import command
@@ -212,15 +212,17 @@ def test_a_record_that_cannot_be_read_is_kept_aside(start: Start) -> None:
     assert kept.data == b"{half a rec"
 
 
-def test_a_state_from_the_future_is_refused_and_left_alone(start: Start) -> None:
-    """An older version would write over what it does not understand."""
-    record = json.dumps({"version": 99, "timestamp": 0}).encode()
-    asyncio.run(Kept.shared._save(KEY, record, None))
+@pytest.mark.parametrize("version", [FORMAT + 1, 99], ids=["next", "far"])
+def test_a_state_from_the_future_is_refused_and_left_alone(start: Start, version: int) -> None:
+    """An older version would write over what it does not understand, even where it reads like its own."""
+    data = {**SystemState().to_dict(), "version": version}
+    asyncio.run(Kept.shared._save(KEY, json.dumps(data).encode(), None))
 
-    with pytest.raises(StateStoreError, match="format 99, which a newer version wrote"):
-        start(FakeClock())
+    with pytest.raises(StateStoreError, match=f"format {version}, which a newer version wrote.* Upgrade, or reset"):
+        start(FakeClock(), sync_policy="immediate")
 
-    assert saved()["version"] == 99
+    assert saved() == data
+    assert asyncio.run(Kept.shared._list("")) == [KEY]
 
 
 def test_a_save_that_fails_fails_no_request_and_no_shutdown(start: Start) -> None:
