@@ -238,6 +238,34 @@ def test_the_retry_of_a_lonely_model_is_made_whoever_tries_it(process: Process) 
     asyncio.run(scenario())
 
 
+def test_while_the_lock_is_asked_for_the_others_of_the_process_take_it_for_tried(process: Process) -> None:
+    """They ask somebody else at once, rather than wait for the store as well."""
+
+    async def scenario() -> None:
+        mesh = process(a=ScriptedProvider(), b=ScriptedProvider())
+        put_on_probation(mesh)
+        store: Any = mesh._built().state_store
+        lock, asked, gate = store.lock, list[str](), threading.Event()
+
+        async def slow(name: str, *, expires_in: float) -> Any:
+            asked.append(name)
+            await until(gate.is_set)
+            return await lock(name, expires_in=expires_in)
+
+        store.lock = slow
+        first = asyncio.ensure_future(ask(mesh))
+        await until(lambda: bool(asked))
+
+        assert member(mesh).is_on_trial()
+        assert [await ask(mesh), await ask(mesh)] == ["b", "b"]
+        assert asked == ["trial/a"]
+        gate.set()
+        assert await first == "a"
+        assert not member(mesh).is_on_trial()
+
+    asyncio.run(scenario())
+
+
 def test_while_the_store_is_down_each_process_tries_for_itself(process: Process) -> None:
     """And nobody waits longer than for one call to the store."""
 
