@@ -12,6 +12,7 @@ from modelmesh.config.configuration import Configuration
 from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.plugins import PluginHost
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
+from modelmesh_plugins.commands.refusals import refusal_lines
 from modelmesh_plugins.server.settings import settings_of
 
 
@@ -29,9 +30,10 @@ def command(file: str) -> int:
         configuration = load_config(source, connectors=PluginHost(), environ=os.environ)
         _check_proxy(source, configuration)
     except ConfigurationError as error:
-        for problem in error.problems or (error,):
-            click.echo(str(problem), err=True)
-        count = len(error.problems) or 1
+        lines = refusal_lines(error)
+        for line in lines:
+            click.echo(line, err=True)
+        count = len(lines)
         click.echo(f"{file}: {count} problem{'' if count == 1 else 's'}", err=True)
         return 1
     click.echo(f"{file}: ok")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelmesh.errors import ConfigurationError
-from modelmesh.redaction import Redactor
+from modelmesh_plugins.commands.refusals import refusal_lines
 from modelmesh_plugins.commands.tables import print_whole
 from modelmesh_plugins.replay.comparison import Comparison, compare
 from modelmesh_plugins.replay.records import LogError, read_log
@@ -47,8 +47,7 @@ def command(log: TextIO, file: Path, seed: int, as_json: bool) -> int:
     try:
         found = compare(recorded, replay(recorded.requests, file, seed=seed))
     except ConfigurationError as error:
-        lines = [str(problem) for problem in error.problems] or [error.message]
-        raise click.ClickException(Redactor().text("\n".join(lines))) from None
+        raise click.ClickException("\n".join(refusal_lines(error))) from None
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
     else:

@@ -13,6 +13,7 @@ from modelmesh.distributions import installed_entry_points
 from modelmesh.errors import ModelMeshError, unknown_name
 from modelmesh.plugins import COMMANDS_GROUP
 from modelmesh.redaction import Redactor
+from modelmesh_plugins.commands.refusals import refusal
 
 
 class PluginGroup(click.Group):
@@ -108,6 +109,6 @@ def main() -> int:
     except ModelMeshError as error:
         if os.environ.get("MODELMESH_DEBUG"):
             raise
-        print(f"Error: {Redactor().text(error.message)}", file=sys.stderr)
+        print(f"Error: {refusal(error)}", file=sys.stderr)
         return 1
     return result if isinstance(result, int) else 0

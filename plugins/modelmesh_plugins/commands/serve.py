@@ -18,8 +18,8 @@ from modelmesh.detection import Detection, detected_config
 from modelmesh.errors import ConfigurationError, ModelMeshError, NoProvidersError
 from modelmesh.mesh import ModelMesh
 from modelmesh.plugins import PluginHost
-from modelmesh.redaction import Redactor
 from modelmesh_plugins.commands.configuration import VARIABLE
+from modelmesh_plugins.commands.refusals import refusal_lines
 from modelmesh_plugins.server.settings import DRAIN_SECONDS, KEEP_ALIVE_SECONDS, MAX_BODY_BYTES, settings_of
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def command(
         server.bind()
     except ModelMeshError as error:
         mesh.shutdown()
-        raise CannotServeError(_lines(error)) from None
+        raise CannotServeError("\n".join(refusal_lines(error))) from None
     except OSError as error:
         mesh.shutdown()
         raise CannotServeError(_why_not_bound(error, settings.host, settings.port)) from None
@@ -218,7 +218,7 @@ class Reloading:
             self._server.hide(loaded.known_secrets())
             self._mesh.reload_config(source)
         except ModelMeshError as error:
-            return [f"{self._file} was not taken over; what runs stays as it is", _lines(error)]
+            return [f"{self._file} was not taken over; what runs stays as it is", "\n".join(refusal_lines(error))]
         lines = [f"reloaded {self._file}: {', '.join(self._mesh.list_pools())}"]
         if loaded.proxy != self._proxy:
             lines.append("  the section proxy has changed; that takes a restart")
@@ -277,11 +277,6 @@ def _parting(running: int, drain: float) -> str:
         return "stopping"
     end = "1 request still running ends" if running == 1 else f"{running} requests still running end"
     return f"stopping when {end}, in {drain:g} s at most; once more to stop at once"
-
-
-def _lines(error: ModelMeshError) -> str:
-    problems = error.problems if isinstance(error, ConfigurationError) else ()
-    return Redactor().text("\n".join(str(problem) for problem in problems) or error.message)
 
 
 def _why_not_bound(error: OSError, host: str, port: int) -> str:

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from modelmesh.errors import ConfigurationError
-from modelmesh.redaction import Redactor
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
+from modelmesh_plugins.commands.refusals import refusal_lines
 from modelmesh_plugins.simulate.plot import svg
 from modelmesh_plugins.simulate.report import Figures, as_json, spans, total
 from modelmesh_plugins.simulate.run import Simulated, simulate
@@ -35,8 +35,7 @@ def command(file: Path, scenario: Path, drawing: Path | None, as_data: bool) -> 
     try:
         found = simulate(file, scenario)
     except ConfigurationError as error:
-        lines = [str(problem) for problem in error.problems] or [error.message]
-        raise click.ClickException(Redactor().text("\n".join(lines))) from None
+        raise click.ClickException("\n".join(refusal_lines(error))) from None
     if drawing is not None:
         try:
             drawing.write_text(svg(found), encoding="utf-8")
