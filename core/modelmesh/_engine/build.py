@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -11,28 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.batch_books import BatchBooks
 from modelmesh._engine.batch_jobs import Jobs
-from modelmesh._engine.batches import Batches
+from modelmesh._engine.batches import Ask, Batches
+from modelmesh._engine.build_basis import Basis, new_basis
 from modelmesh._engine.build_models import (
-    build_provider,
+    build_providers,
+    build_registry,
     build_tree,
-    definition_of,
-    new_model_state,
     refuse_unpriced,
     size_error_windows,
 )
-from modelmesh._engine.build_pools import PoolBuilder, membership
-from modelmesh._engine.build_storage import (
-    build_guard,
-    build_limits,
-    build_state_manager,
-    build_state_store,
-    is_same_store,
-)
+from modelmesh._engine.build_pools import build_pools
+from modelmesh._engine.build_storage import Storage, build_state_manager, build_storage
 from modelmesh._engine.changes import Changes
 from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.driver import Driver, is_being_cancelled
 from modelmesh._engine.engine import Engine, RequestIds
-from modelmesh._engine.events import EventEmitter
 from modelmesh._engine.flushing import PeriodicFlush
 from modelmesh._engine.kept_headroom import KeptHeadroom
 from modelmesh._engine.loop_thread import LoopThread
@@ -44,10 +36,8 @@ from modelmesh._engine.provider_batches import ProviderBatches
 from modelmesh._engine.provider_service import ProviderService
 from modelmesh._engine.recorder import Recorder
 from modelmesh._engine.registry import ModelRegistry
-from modelmesh._engine.request_log import RequestLogger
 from modelmesh._engine.resolver import CapabilityResolver
 from modelmesh._engine.shared_routing import SharedRouting
-from modelmesh._engine.telemetry import Telemetry
 from modelmesh.errors import ModelMeshError
 from modelmesh.interfaces.observability import Severity, TraceEntry
 from modelmesh.interfaces.runtime import Clock, Random
@@ -56,7 +46,6 @@ from modelmesh.middleware import MiddlewareStack
 from modelmesh.redaction import Redactor
 from modelmesh.router import Router
 from modelmesh.state_manager import StateManager
-from modelmesh.statistics import StatisticsCollector, StatsScope
 
 if TYPE_CHECKING:
     from modelmesh.config.configuration import Configuration
@@ -161,15 +150,8 @@ def build_graph(
     observers = observers_of(configuration.observability, connectors=plugins)
     connect(observers, dispatcher, clock, random)
     try:
-        graph = assemble(
-            configuration,
-            dispatcher,
-            plugins=plugins,
-            clock=clock,
-            random=random,
-            loop=loop,
-            middleware=middleware,
-        )
+        basis = new_basis(configuration, dispatcher, plugins=plugins, clock=clock, random=random, loop=loop)
+        graph = assemble(configuration, basis, middleware=middleware)
         graph.observers = observers
         graph.flushing = flushing_of(configuration, graph)
         return graph
@@ -183,12 +165,8 @@ def build_graph(
 
 def assemble(
     configuration: Configuration,
-    dispatcher: Dispatcher,
+    basis: Basis,
     *,
-    plugins: PluginHost,
-    clock: Clock,
-    random: Random,
-    loop: LoopThread,
     middleware: MiddlewareStack | None = None,
     before: Graph | None = None,
 ) -> Graph:
@@ -196,93 +174,96 @@ def assemble(
 
     Args:
         configuration: Checked.
-        dispatcher: Whom events, logs and traces go to.
-        plugins: Where connectors come from.
-        clock: Time.
-        random: Randomness.
-        loop: For blocking callers and background work.
+        basis: What all of it is built on.
         middleware: The application's own code around attempts.
-        before: The graph this one is to follow: its lock, statistics, notes of changes and, where the configuration
-            of it is the same, its state store are taken over.
+        before: The graph this one is to follow, and shares its basis with: request IDs go on and, where the
+            configuration of it is the same, its state store and the batches in it are taken over.
 
     Raises:
         ConfigurationError: Something fits together only on paper.
     """
-    lock = threading.RLock() if before is None else before.engine.lock
-    emitter = EventEmitter(dispatcher) if before is None else before.engine.telemetry.emitter
-    logger = RequestLogger(dispatcher) if before is None else before.engine.telemetry.logger
-    telemetry = Telemetry(dispatcher, emitter, logger, clock)
-    statistics = _statistics(configuration, dispatcher, clock) if before is None else before.engine.statistics
     tree = build_tree(configuration)
-    changes = Changes() if before is None else before.changes
-
-    providers = {
-        name: build_provider(name, entry, plugins, telemetry, clock, random, changes, statistics)
-        for name, entry in configuration.providers.items()
-        if entry.enabled
-    }
-    builder = PoolBuilder(plugins, telemetry, statistics, clock, random, lock, changes)
-    pools = {name: builder.pool(name, entry, tree) for name, entry in configuration.pools.items()}
+    providers = build_providers(configuration, basis)
+    pools = build_pools(configuration, tree, basis)
     resolver = CapabilityResolver(tree, pools, allow_model_names=configuration.routing.allow_model_names)
-    registry = ModelRegistry(
-        tree,
-        providers,
-        pools,
-        {name: membership(name, entry, tree) for name, entry in configuration.pools.items()},
-        resolver,
-        new_state=lambda: new_model_state(clock),
-    )
-    for name, entry in configuration.models.items():
-        if entry.provider in providers:
-            registry.register(definition_of(name, entry, tree, providers[entry.provider]), refresh=False)
-    registry.refresh()
+    registry = build_registry(configuration, tree, providers, pools, resolver, basis.clock)
     refuse_unpriced(pools)
-    kept = None if before is None or not is_same_store(before.configuration, configuration) else before.state_store
-    store = kept or build_state_store(configuration.storage, plugins, telemetry, clock, random)
-    guard = build_guard(configuration.storage, store, telemetry, clock)
-    limits = build_limits(configuration.storage, store, guard, plugins, telemetry, clock, random)
-    ids = RequestIds(random) if before is None else before.engine.request_ids
-    dispatcher.redactor.trust(ids.prefix)
+    size_error_windows(pools)
 
-    def new_batches() -> Batches:
-        jobs = Jobs(store, clock, random)
-        books = BatchBooks(limits, clock, telemetry, statistics, lock)
-        carriers = ProviderBatches(jobs, providers, books, telemetry)
-        return Batches(store, jobs, clock, telemetry, carriers, lambda *asked: ask(router, *asked))
+    storage = build_storage(configuration, basis, before)
+    ids = RequestIds(basis.random) if before is None else before.engine.request_ids
+    basis.telemetry.dispatcher.redactor.trust(ids.prefix)
+    if before is not None and storage.is_taken_over:
+        batches = before.engine.batches
+    else:
+        batches = _batches(basis, storage, providers, lambda *asked: ask(router, *asked))
+    engine = _engine(basis, storage, ids, batches, middleware)
+    router = _router(basis, engine, resolver, pools)
 
-    engine = Engine(
-        clock,
-        random,
-        Driver(Recorder(telemetry, statistics, lock), plugins, limits, middleware),
-        telemetry,
-        statistics,
-        loop,
+    dispatcher, created = basis.telemetry.dispatcher, int(basis.clock.time())
+    graph = Graph(engine, router, registry, providers, pools, dispatcher, created, configuration, basis.changes)
+    graph.state_store = storage.store
+    _add_what_runs_beside(graph, basis, storage)
+    return graph
+
+
+def _batches(basis: Basis, storage: Storage, providers: Mapping[str, ProviderService], ask_router: Ask) -> Batches:
+    jobs = Jobs(storage.store, basis.clock, basis.random)
+    books = BatchBooks(storage.limits, basis.clock, basis.telemetry, basis.statistics, basis.lock)
+    carriers = ProviderBatches(jobs, providers, books, basis.telemetry)
+    return Batches(storage.store, jobs, basis.clock, basis.telemetry, carriers, ask_router)
+
+
+def _engine(
+    basis: Basis, storage: Storage, ids: RequestIds, batches: Batches, middleware: MiddlewareStack | None
+) -> Engine:
+    recorder = Recorder(basis.telemetry, basis.statistics, basis.lock)
+    return Engine(
+        basis.clock,
+        basis.random,
+        Driver(recorder, basis.plugins, storage.limits, middleware),
+        basis.telemetry,
+        basis.statistics,
+        basis.loop,
         ids,
-        before.engine.batches if before is not None and kept is not None else new_batches(),
-        lock,
+        batches,
+        basis.lock,
     )
+
+
+def _router(basis: Basis, engine: Engine, resolver: CapabilityResolver, pools: dict[str, CapabilityPool]) -> Router:
+    telemetry = basis.telemetry
     pipeline = RoutingPipeline.default(
         resolver,
-        clock,
+        basis.clock,
         trace=lambda stage, facts: telemetry.trace(Severity.DEBUG, "router", f"stage {stage}", facts),
         tracing=lambda: telemetry.wants_debug,
     )
-    router = Router(pipeline, pools, emitter, logger, dispatcher, engine=engine)
-    created = int(clock.time())
-    graph = Graph(engine, router, registry, providers, pools, dispatcher, created, configuration, changes)
-    graph.state_store = store
-    graph.prober = Prober(providers, pools, clock, telemetry)
-    size_error_windows(pools)
-    graph.state_manager = build_state_manager(configuration.storage, graph, telemetry, clock)
+    return Router(pipeline, pools, telemetry.emitter, telemetry.logger, telemetry.dispatcher, engine=engine)
+
+
+def _add_what_runs_beside(graph: Graph, basis: Basis, storage: Storage) -> None:
+    """Add probes, what keeps state and rate limits, and what shares routing with other processes, where wanted."""
+    store, guard, clock, loop = storage.store, storage.guard, basis.clock, basis.loop
+    graph.prober = Prober(graph.providers, graph.pools, clock, basis.telemetry)
+    graph.state_manager = build_state_manager(graph.configuration.storage, graph, basis)
     if store.guarantees.survives_restart or guard is not None:
-        graph.headroom = KeptHeadroom(store, providers, clock, loop)
+        graph.headroom = KeptHeadroom(store, graph.providers, clock, loop)
         graph.headroom.attach()
     if guard is not None:
         graph.shared_routing = SharedRouting(
-            store, guard, pools, providers, clock, random, telemetry, loop, lock, graph.headroom
+            store,
+            guard,
+            graph.pools,
+            graph.providers,
+            clock,
+            basis.random,
+            basis.telemetry,
+            loop,
+            basis.lock,
+            graph.headroom,
         )
-        graph.shared_routing.attach(engine.driver)
-    return graph
+        graph.shared_routing.attach(graph.engine.driver)
 
 
 async def ask(
@@ -290,18 +271,6 @@ async def ask(
 ) -> dict[str, Any]:
     """Answer one request of a batch."""
     return (await router.execute("chat", capability, payload, metadata=metadata)).data
-
-
-def _statistics(configuration: Configuration, dispatcher: Dispatcher, clock: Clock) -> StatisticsCollector:
-    section = configuration.observability.statistics if configuration.observability is not None else None
-    if section is None:
-        return StatisticsCollector(dispatcher.flush, clock=clock)
-    return StatisticsCollector(
-        dispatcher.flush,
-        clock=clock,
-        retention=section.retention,
-        scopes=frozenset(StatsScope(scope) for scope in section.scopes),
-    )
 
 
 def flushing_of(configuration: Configuration, graph: Graph) -> PeriodicFlush | None:

@@ -5,52 +5,77 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from modelmesh._engine.build_context import context_of
-from modelmesh._engine.changes import Changes
+from modelmesh._engine.build_basis import Basis
+from modelmesh._engine.build_pools import membership
 from modelmesh._engine.limit_rules import provider_limits
 from modelmesh._engine.model import ModelDefinition, delivery_of
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.provider_service import ProviderService
-from modelmesh._engine.telemetry import Telemetry
+from modelmesh._engine.registry import ModelRegistry
+from modelmesh._engine.resolver import CapabilityResolver
 from modelmesh.capabilities import CapabilityTree
 from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.interfaces.provider import ModelPricing
-from modelmesh.interfaces.runtime import Clock, Random
+from modelmesh.interfaces.runtime import Clock
 from modelmesh.state import ModelState, ProviderState
-from modelmesh.statistics import StatisticsCollector
 
 if TYPE_CHECKING:
     from modelmesh.config.configuration import Configuration
     from modelmesh.config.models import ModelConfig
     from modelmesh.config.providers import ProviderConfig
-    from modelmesh.plugins import PluginHost
 
 
-def build_provider(
-    name: str,
-    entry: ProviderConfig,
-    plugins: PluginHost,
-    telemetry: Telemetry,
-    clock: Clock,
-    random: Random,
-    changes: Changes,
-    statistics: StatisticsCollector,
-) -> ProviderService:
+def build_providers(configuration: Configuration, basis: Basis) -> dict[str, ProviderService]:
+    """Build every provider that is enabled."""
+    return {name: _provider(name, entry, basis) for name, entry in configuration.providers.items() if entry.enabled}
+
+
+def _provider(name: str, entry: ProviderConfig, basis: Basis) -> ProviderService:
     """Build a provider with its connector and its limits."""
     if entry.instance is not None:
         connector = entry.instance
     else:
-        connector = plugins.build("providers", entry.connector, entry.settings)
-    connector.bind(context_of("provider", name, telemetry, clock, random))
+        connector = basis.plugins.build("providers", entry.connector, entry.settings)
+    connector.bind(basis.context("provider", name))
     state = ProviderState()
-    state.configure(clock=clock)
+    state.configure(clock=basis.clock)
     service = ProviderService(
-        name, connector, state, entry.connector, telemetry=telemetry, changes=changes, statistics=statistics
+        name,
+        connector,
+        state,
+        entry.connector,
+        telemetry=basis.telemetry,
+        changes=basis.changes,
+        statistics=basis.statistics,
     )
     service.limits = provider_limits(name, entry.budget, entry.quota, entry.rate_limit)
     service.takes_batches, service.batch_items = entry.batch.supported is not False, entry.batch.max_items
     service.concurrency = None if entry.rate_limit is None else entry.rate_limit.concurrency
     return service
+
+
+def build_registry(
+    configuration: Configuration,
+    tree: CapabilityTree,
+    providers: Mapping[str, ProviderService],
+    pools: Mapping[str, CapabilityPool],
+    resolver: CapabilityResolver,
+    clock: Clock,
+) -> ModelRegistry:
+    """Register the models of the providers that there are, and fill the pools with them."""
+    registry = ModelRegistry(
+        tree,
+        providers,
+        pools,
+        {name: membership(name, entry, tree) for name, entry in configuration.pools.items()},
+        resolver,
+        new_state=lambda: new_model_state(clock),
+    )
+    for name, entry in configuration.models.items():
+        if entry.provider in providers:
+            registry.register(_definition(name, entry, tree, providers[entry.provider]), refresh=False)
+    registry.refresh()
+    return registry
 
 
 def size_error_windows(pools: Mapping[str, CapabilityPool]) -> None:
@@ -85,7 +110,7 @@ def new_model_state(clock: Clock) -> ModelState:
     return state
 
 
-def definition_of(name: str, entry: ModelConfig, tree: CapabilityTree, provider: ProviderService) -> ModelDefinition:
+def _definition(name: str, entry: ModelConfig, tree: CapabilityTree, provider: ProviderService) -> ModelDefinition:
     """Return a model as its section declares it."""
     capabilities = tuple(tree.resolve(capability) or capability for capability in entry.capabilities)
     default = [mode for path in capabilities for mode in tree.delivery_modes(path)]

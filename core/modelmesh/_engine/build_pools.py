@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from modelmesh._engine.build_context import context_of
-from modelmesh._engine.changes import Changes
+from modelmesh._engine.build_basis import Basis
 from modelmesh._engine.model import Model
 from modelmesh._engine.policies import DeactivationRules, PoolPolicy, RecoveryRules
 from modelmesh._engine.pool import CapabilityPool
@@ -15,70 +13,52 @@ from modelmesh._engine.registry import Membership
 from modelmesh._engine.retry import RetryPolicy
 from modelmesh._engine.retry_budget import RetryBudget
 from modelmesh._engine.rotation import DeactivationEvaluator, RecoveryEvaluator, RotationPolicyService
-from modelmesh._engine.telemetry import Telemetry
 from modelmesh.capabilities import CapabilityTree
 from modelmesh.interfaces.provider import Timeouts
-from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.strategy import SelectionStrategy
-from modelmesh.statistics import StatisticsCollector
 
 if TYPE_CHECKING:
+    from modelmesh.config.configuration import Configuration
     from modelmesh.config.pools import PoolConfig
     from modelmesh.config.rotation import RecoveryConfig
-    from modelmesh.plugins import PluginHost
 
 
-class PoolBuilder:
-    """Builds pools with their strategies."""
+def build_pools(configuration: Configuration, tree: CapabilityTree, basis: Basis) -> dict[str, CapabilityPool]:
+    """Build every pool with its strategy, and without its members; all share the process's budget of retries."""
+    retries = RetryBudget.of_process()
+    return {name: _pool(name, entry, tree, basis, retries) for name, entry in configuration.pools.items()}
 
-    def __init__(
-        self,
-        plugins: PluginHost,
-        telemetry: Telemetry,
-        statistics: StatisticsCollector,
-        clock: Clock,
-        random: Random,
-        lock: threading.RLock,
-        changes: Changes,
-    ) -> None:
-        self._plugins = plugins
-        self._changes = changes
-        self._telemetry = telemetry
-        self._statistics = statistics
-        self._clock = clock
-        self._random = random
-        self._lock = lock
-        self._retries = RetryBudget.of_process()
 
-    def pool(self, name: str, entry: PoolConfig, tree: CapabilityTree) -> CapabilityPool:
-        policy = pool_policy(entry)
-        strategy = entry.strategy_instance or self._strategy(name, entry.strategy, entry.strategy_settings)
-        set_fallback = getattr(strategy, "set_fallback", None)
-        if set_fallback is not None:
-            fallback = entry.fallback_strategy
-            set_fallback(None if fallback in (None, "error") else self._strategy(name, fallback, None))
-        rotation = RotationPolicyService(
-            DeactivationEvaluator(policy.deactivation), RecoveryEvaluator(policy.recovery, self._random), strategy
-        )
-        return CapabilityPool(
-            name,
-            node_of(name, entry, tree) or "",
-            rotation,
-            self._telemetry,
-            policy=policy,
-            clock=self._clock,
-            statistics=self._statistics,
-            lock=self._lock,
-            priority=entry.priority,
-            strategy_id=entry.strategy,
-            changes=self._changes,
-            process_retries=self._retries,
-        )
+def _pool(name: str, entry: PoolConfig, tree: CapabilityTree, basis: Basis, retries: RetryBudget) -> CapabilityPool:
+    policy = pool_policy(entry)
+    strategy = entry.strategy_instance or _strategy(name, entry.strategy, entry.strategy_settings, basis)
+    set_fallback = getattr(strategy, "set_fallback", None)
+    if set_fallback is not None:
+        fallback = entry.fallback_strategy
+        set_fallback(None if fallback in (None, "error") else _strategy(name, fallback, None, basis))
+    rotation = RotationPolicyService(
+        DeactivationEvaluator(policy.deactivation), RecoveryEvaluator(policy.recovery, basis.random), strategy
+    )
+    return CapabilityPool(
+        name,
+        node_of(name, entry, tree) or "",
+        rotation,
+        basis.telemetry,
+        policy=policy,
+        clock=basis.clock,
+        statistics=basis.statistics,
+        lock=basis.lock,
+        priority=entry.priority,
+        strategy_id=entry.strategy,
+        changes=basis.changes,
+        process_retries=retries,
+    )
 
-    def _strategy(self, pool: str, connector_id: str, settings: Any) -> SelectionStrategy:
-        strategy: SelectionStrategy = self._plugins.build("strategies", connector_id, settings)
-        strategy.bind(context_of("pool", pool, self._telemetry, self._clock, self._random))
-        return strategy
+
+def _strategy(pool: str, connector_id: str, settings: Any, basis: Basis) -> SelectionStrategy:
+    strategy: SelectionStrategy = basis.plugins.build("strategies", connector_id, settings)
+    strategy.bind(basis.context("pool", pool))
+    return strategy
 
 
 def node_of(name: str, entry: PoolConfig, tree: CapabilityTree) -> str | None:

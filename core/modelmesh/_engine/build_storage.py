@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelmesh._engine.block_ledger import BlockLedger
-from modelmesh._engine.build_context import context_of
+from modelmesh._engine.build_basis import Basis
 from modelmesh._engine.guarded_ledger import GuardedLedger
 from modelmesh._engine.limits import Fallback, Limits
-from modelmesh._engine.telemetry import Telemetry
 from modelmesh.interfaces.ledger import Ledger
 from modelmesh.interfaces.observability import Severity
-from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.state_store import StateStore
 from modelmesh.state_encoding import StateEncoding
 from modelmesh.state_manager import StateManager
@@ -20,12 +19,35 @@ if TYPE_CHECKING:
     from modelmesh._engine.build import Graph
     from modelmesh.config.configuration import Configuration
     from modelmesh.config.storage import StorageConfig
-    from modelmesh.plugins import PluginHost
 
 
-def build_state_manager(
-    section: StorageConfig | None, graph: Graph, telemetry: Telemetry, clock: Clock
-) -> StateManager | None:
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What a mesh keeps things in, and claims limits from.
+
+    Attributes:
+        store: Keeps state, batches and limits.
+        guard: Keeps requests from waiting long for a shared store; None for a store of this process's own.
+        limits: Claims and settles.
+        is_taken_over: Whether the store is the one of the graph before.
+    """
+
+    store: StateStore
+    guard: GuardedLedger | None
+    limits: Limits
+    is_taken_over: bool
+
+
+def build_storage(configuration: Configuration, basis: Basis, before: Graph | None) -> Storage:
+    """Build the store and what goes through it; the store itself only if it is not that of the graph before."""
+    section = configuration.storage
+    kept = None if before is None or not _is_same_store(before.configuration, configuration) else before.state_store
+    store = _state_store(section, basis) if kept is None else kept
+    guard = _guard(section, store, basis)
+    return Storage(store, guard, _limits(section, store, guard, basis), kept is not None)
+
+
+def build_state_manager(section: StorageConfig | None, graph: Graph, basis: Basis) -> StateManager | None:
     """Return what keeps the mesh's state; None where nothing is kept."""
     store = graph.state_store
     if section is None or store is None:
@@ -38,8 +60,8 @@ def build_state_manager(
         graph.registry,
         graph.providers,
         graph.pools,
-        clock,
-        telemetry,
+        basis.clock,
+        basis.telemetry,
         policy=policy,
         interval=section.sync_interval,
         lock_timeout=section.locking.timeout if section.locking.enabled else None,
@@ -48,44 +70,33 @@ def build_state_manager(
     )
 
 
-def build_guard(
-    section: StorageConfig | None, store: StateStore, telemetry: Telemetry, clock: Clock
-) -> GuardedLedger | None:
-    """Return what keeps requests from waiting long for a shared store; None for a store of this process's own."""
+def _guard(section: StorageConfig | None, store: StateStore, basis: Basis) -> GuardedLedger | None:
     if section is None or not store.guarantees.shared_between_processes:
         return None
     return GuardedLedger(
         store,
-        clock,
+        basis.clock,
         timeout=section.call_timeout,
-        told=lambda line: telemetry.trace(Severity.ERROR, "storage", line),
+        told=lambda line: basis.telemetry.trace(Severity.ERROR, "storage", line),
     )
 
 
-def build_limits(
-    section: StorageConfig | None,
-    store: StateStore,
-    guarded: GuardedLedger | None,
-    plugins: PluginHost,
-    telemetry: Telemetry,
-    clock: Clock,
-    random: Random,
-) -> Limits:
+def _limits(section: StorageConfig | None, store: StateStore, guarded: GuardedLedger | None, basis: Basis) -> Limits:
     """Return what claims and settles, with what happens while a shared store is down."""
     if section is None or guarded is None:
-        return Limits(store, clock, telemetry)
+        return Limits(store, basis.clock, basis.telemetry)
     fallback = Fallback(
         policy=section.on_store_error.model_dump(),
-        ledger=build_state_store(None, plugins, telemetry, clock, random),
+        ledger=_state_store(None, basis),
         processes=section.processes,
     )
     ledger: Ledger = guarded
     if section.lease_share:
-        ledger = BlockLedger(guarded, clock, random, share=section.lease_share)
-    return Limits(ledger, clock, telemetry, shared=True, fallback=fallback)
+        ledger = BlockLedger(guarded, basis.clock, basis.random, share=section.lease_share)
+    return Limits(ledger, basis.clock, basis.telemetry, shared=True, fallback=fallback)
 
 
-def is_same_store(before: Configuration, after: Configuration) -> bool:
+def _is_same_store(before: Configuration, after: Configuration) -> bool:
     """Whether two configurations name the same store, with the same settings."""
     from modelmesh.config.storage import StorageConfig
 
@@ -93,16 +104,14 @@ def is_same_store(before: Configuration, after: Configuration) -> bool:
     return one.connector == other.connector and bool(one.settings == other.settings)
 
 
-def build_state_store(
-    section: StorageConfig | None, plugins: PluginHost, telemetry: Telemetry, clock: Clock, random: Random
-) -> StateStore:
+def _state_store(section: StorageConfig | None, basis: Basis) -> StateStore:
     """Build the store that the section names; the one in memory without it."""
     from modelmesh.config.storage import StorageConfig
 
     if section is None:
         section = StorageConfig()
-    store: StateStore = plugins.build("state_stores", section.connector, section.settings)
+    store: StateStore = basis.plugins.build("state_stores", section.connector, section.settings)
     bind = getattr(store, "bind", None)
     if bind is not None:
-        bind(context_of("storage", section.connector, telemetry, clock, random))
+        bind(basis.context("storage", section.connector))
     return store

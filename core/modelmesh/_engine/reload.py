@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.build import Graph, ask, assemble, flushing_of
+from modelmesh._engine.build_basis import basis_after
 from modelmesh._engine.build_models import new_model_state, size_error_windows
 from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.lane import close_connector
@@ -206,11 +207,7 @@ def prepare(
     try:
         after = assemble(
             configuration,
-            unheard,
-            plugins=plugins,
-            clock=clock,
-            random=random,
-            loop=loop,
+            basis_after(before, unheard, plugins=plugins, random=random),
             middleware=before.engine.driver.middleware,
             before=before,
         )
