@@ -111,7 +111,7 @@ def _open(definitions: dict[str, Any], name: str, classes: Mapping[str, type[Any
         }
         short = connector_id.removeprefix("modelmesh.").rsplit(".v", 1)[0]
         older = {alias.removeprefix("modelmesh.") for alias, meant in aliases.items() if meant == f"modelmesh.{short}"}
-        for spelling in {connector_id, short, *older}:
+        for spelling in (connector_id, short, *sorted(older)):
             definitions[name]["properties"].setdefault(spelling, shape)
 
 
