@@ -93,27 +93,7 @@ def attempts(call: Call, chosen: Member, others: Iterable[Member]) -> Steps:
             if last is None:
                 return
             failed[member.model_id] = (member, last)
-    for is_retried in (call.policy.retry.prefer == "retry", True):
-        for member, wait in _left(call, failed, rested):
-            _check_caps(call, last)
-            if wait:
-                yield Pause(wait, last)
-            error = yield member
-            if error is None:
-                return
-            if isinstance(error, TriedElsewhereError):
-                continue
-            last = _returned_unless_rotatable(error)
-            failed[member.model_id] = (member, last)
-        if last is None:
-            raise call.pool.no_active_model()
-        if not is_retried:
-            last = yield from _retries(call, list(failed.values()), failed)
-            if last is None:
-                return
-    if not call.has_time_for(0.0):
-        raise call.late() from last
-    raise call.exhausted(last)
+    yield from _last_resorts(call, failed, rested, last)
 
 
 def _walk(
@@ -158,6 +138,38 @@ def _walk(
             yield member
         else:
             rested.append(member)
+
+
+def _last_resorts(call: Call, failed: Failures, rested: list[Member], last: ProviderError | None) -> Steps:
+    """Yield whom to call when the walk brought no answer: whoever is left, retries, and whoever is left by then.
+
+    Args:
+        call: The request.
+        failed: Who was called for this request and failed; under ``prefer: retry`` they have had their retries.
+        rested: Who rested when their turn came.
+        last: The last error of the walk, or None when it called nobody.
+    """
+    for is_retried in (call.policy.retry.prefer == "retry", True):
+        for member, wait in _left(call, failed, rested):
+            _check_caps(call, last)
+            if wait:
+                yield Pause(wait, last)
+            error = yield member
+            if error is None:
+                return
+            if isinstance(error, TriedElsewhereError):
+                continue
+            last = _returned_unless_rotatable(error)
+            failed[member.model_id] = (member, last)
+        if last is None:
+            raise call.pool.no_active_model()
+        if not is_retried:
+            last = yield from _retries(call, list(failed.values()), failed)
+            if last is None:
+                return
+    if not call.has_time_for(0.0):
+        raise call.late() from last
+    raise call.exhausted(last)
 
 
 def _left(call: Call, failed: Failures, rested: list[Member]) -> Iterator[tuple[Member, float]]:
