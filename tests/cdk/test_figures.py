@@ -96,6 +96,16 @@ def test_models_that_left_are_forgotten() -> None:
     assert reader.next_end(0.0) == NEVER
 
 
+def test_models_that_stay_are_remembered() -> None:
+    """Their windows go on from when they were first seen."""
+    reader, said = HeadroomReader(), model(requests_remaining=10, requests_limit=100, reset_seconds=20.0)
+    reader.read(said, 0.0)
+
+    reader.forget_all_but(frozenset({"m", "other"}))
+
+    assert reader.window_ends(said, 15.0) == 20.0
+
+
 def test_usage_is_what_is_not_left() -> None:
     """Without a limit nothing is used."""
     assert (Headroom(80.0, 0.25).usage, Headroom(80.0, None).usage) == (0.75, 0.0)
