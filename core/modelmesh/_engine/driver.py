@@ -395,7 +395,10 @@ class _Others:
 
 def _with_partial(final: ModelMeshError, call: Call) -> ModelMeshError:
     """Return what a stream ends with: whoever has seen content already is given the text of it, whatever the reason."""
-    if not call.partial or isinstance(final, StreamInterruptedError):
+    if not call.partial:
+        return final
+    if isinstance(final, StreamInterruptedError):  # middleware raised it
+        final.partial = final.partial or call.partial
         return final
     return StreamInterruptedError(f"the stream broke and nobody could continue it: {final}", partial=call.partial)
 

@@ -20,7 +20,8 @@ from modelmesh.errors import (
     ProviderTimeoutError,
     StreamInterruptedError,
 )
-from modelmesh.interfaces.provider import ProviderChunk, ProviderRequest, TokenUsage
+from modelmesh.interfaces.provider import ProviderChunk, ProviderRequest, ProviderResponse, TokenUsage
+from modelmesh.middleware import Middleware, MiddlewareContext
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider, answer, fail, hang, pieces
 
 Build = Callable[..., Any]
@@ -289,6 +290,34 @@ def test_a_stream_that_nobody_can_continue_carries_all_the_text(build: Build) ->
         world.stream()
 
     assert caught.value.partial == "One two "
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["the same error", "one without text"])
+def test_middleware_may_refuse_a_continuation_with_an_error_of_a_broken_stream(build: Build, again: bool) -> None:
+    """It reaches the caller as it is, with the text that was seen, and not inside another of its kind."""
+
+    class Refusing(Middleware):
+        raised: StreamInterruptedError
+
+        async def on_error(self, error: ProviderError, context: MiddlewareContext) -> ProviderResponse:
+            assert isinstance(error, StreamInterruptedError)
+            self.raised = error if again else StreamInterruptedError("no second voice")
+            raise error
+
+        async def before_request(self, request: ProviderRequest, context: MiddlewareContext) -> ProviderRequest:
+            if context.attempt > 1:
+                raise self.raised
+            return request
+
+    refusing = Refusing()
+    world = build(a=[pieces("One ", end="cut")], b=[], on_stream_failure="continue")
+    world.mesh.middleware.add(refusing)
+
+    with pytest.raises(StreamInterruptedError) as caught:
+        world.stream()
+
+    assert caught.value is refusing.raised
+    assert (caught.value.partial, world.calls("b")) == ("One ", 0)
 
 
 # --- clocks -------------------------------------------------------------------------------
