@@ -598,6 +598,23 @@ def test_only_what_changed_is_told(build: Build) -> None:
     assert told() == [{"added": ["same-model"], "removed": []}, {"added": ["new-model"], "removed": []}]
 
 
+def test_a_pool_that_stays_as_it_is_is_not_told_of(build: Build) -> None:
+    """Neither its members nor anything else of it, while its neighbour is told to have got one more."""
+    same, watcher = ScriptedProvider(), Watcher()
+    pools = {"chat": {"capability": "chat-completion"}, "still": {"models": ["same-model"]}}
+    mesh = build(same=same, observer=watcher, extra={"pools": pools})
+    wait_for(lambda: {each.pool_id for each in watcher.events} == {"chat", "still"})
+    watcher.events.clear()
+
+    mesh.reload_config(config(same=same, new=ScriptedProvider(), observer=watcher, extra={"pools": pools}))
+    mesh.reload_config(config(same=same, new=ScriptedProvider(), observer=watcher, extra={"pools": pools}))
+    mesh.shutdown()
+
+    assert [(each.event_type, each.pool_id) for each in watcher.events if each.pool_id is not None] == [
+        (EventType.POOL_MEMBERSHIP_CHANGED, "chat")
+    ]
+
+
 def test_observers_come_and_go(build: Build) -> None:
     """The one that leaves is closed when it has had everything; the one that comes is attached before."""
     first, second, attached = Watcher(), Watcher(), list[ModelMesh]()
