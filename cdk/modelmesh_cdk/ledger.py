@@ -304,10 +304,18 @@ class Books:
             del self.reservations[name]
             for line in ended.lines:
                 # As of the lease's end: nothing has changed since, and it matters not who noticed how late.
-                self._settle_line(ends_at, line, line[1] if ended.dispatched else 0)
+                self._settle_line(ends_at, line, self._lapsed(ended, line))
         if moment >= self._sweep_at:
             self._sweep_at = moment + SWEEP_SECONDS * MICROSECONDS
             self._forget(moment)
+
+    def _lapsed(self, ended: Reservation, line: Line) -> int:
+        """Return what counts as spent of a line whose lease is over: what was dispatched, but no place."""
+        account, amount, limit = line[:3]
+        if not ended.dispatched:
+            return 0
+        window = None if limit else self._window(account)
+        return 0 if window is not None and not window.keep else amount
 
     def _forget(self, moment: int) -> None:
         for account in [name for name, each in self.windows.items() if each.forget_at <= moment and not each.reserved]:

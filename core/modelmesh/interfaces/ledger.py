@@ -5,7 +5,8 @@ stands in the way of others, so that no number of concurrent requests passes a l
 tokens, or nano-USD.
 
 A reservation has a lease. When that ends unsettled, because a process died, say, then what was dispatched counts as
-spent and what was not returns: a provider may bill what it never answered.
+spent and what was not returns: a provider may bill what it never answered. Places, of which so many are held at once,
+return in any case.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class WindowClaim:
             account.
         amount: How much is claimed, 0 or more.
         limit: How much may be spent and reserved in all.
-        keep: Seconds the account is kept after its last change; at least until its window ends.
+        keep: Seconds the account is kept after its last change; at least until its window ends. 0 makes it one of
+            places that are held and never spent: when a lease ends, they return whatever was dispatched.
     """
 
     account: str
@@ -104,7 +106,7 @@ class Ledger(Protocol):
             reservation: Unique ID, chosen by the caller.
             claims: On different accounts.
             lease: Seconds until the reservation settles itself.
-            dispatched: Whether the lease's end counts as spent; False returns it instead.
+            dispatched: Whether the lease's end counts as spent, but for places; False returns it instead.
         """
         ...
 

@@ -172,6 +172,24 @@ class LedgerScenarios(StoreScenarios):
 
         self.drive(scenario, clock=clock)
 
+    def test_places_return_with_their_lease(self) -> None:
+        """What is held and never spent is free again when whoever held it has died; others hold on to theirs."""
+        clock = FakeClock()
+
+        async def scenario(store: StateStore) -> list[bool]:
+            place, money = window("places", 1, 2, keep=0.0), window("money", 1, 10)
+            await store.reserve("dies", [place, money], lease=self.tick)
+            await store.reserve("stays", [place], lease=LONG)
+            granted = [(await store.reserve("early", [place], lease=LONG)).granted]
+            await self.pass_time(clock, self.tick * 1.25)
+            granted += [(await store.reserve(name, [place], lease=LONG)).granted for name in ("late", "later")]
+            await store.settle("late", {"places": 0})
+            granted += [(await store.reserve(name, [place], lease=LONG)).granted for name in ("last", "none")]
+            assert (await store.balances(["places", "money"])) == {"places": Balance(0, 2), "money": Balance(1, 0)}
+            return granted
+
+        assert self.drive(scenario, clock=clock) == [False, True, False, True, False]
+
     def test_an_account_is_kept_as_long_as_was_asked(self) -> None:
         """A window's books do not vanish before their time."""
         clock = FakeClock()

@@ -9,8 +9,8 @@ from hypothesis import strategies as draw
 from modelmesh.interfaces.ledger import Claim, RateClaim, WindowClaim
 
 RESERVATIONS = ("a", "b", "c")
-WINDOWS = ("hour", "day")
-KEEP = 1_000_000.0
+WINDOWS = {"hour": 1_000_000.0, "day": 1_000_000.0, "places": 0.0}
+"""How long each is kept."""
 RATES = {"even": (4, 4), "odd": (7, 3)}
 """Limit and burst by account; 7 is there because it divides no round number."""
 
@@ -28,7 +28,10 @@ def operations(*, passing: bool) -> draw.SearchStrategy[list[tuple[Any, ...]]]:
     leases = (1.0, 8.0, 1_000.0) if passing else (10_000.0,)
     amounts = draw.integers(0, 12)
     windows = draw.builds(
-        WindowClaim, draw.sampled_from(WINDOWS), amounts, draw.sampled_from((0, 5, 10, 20)), draw.just(KEEP)
+        lambda account, amount, limit: WindowClaim(account, amount, limit, WINDOWS[account]),
+        draw.sampled_from(sorted(WINDOWS)),
+        amounts,
+        draw.sampled_from((0, 5, 10, 20)),
     )
     rates = draw.sampled_from(sorted(RATES)).flatmap(
         lambda account: draw.builds(

@@ -67,9 +67,10 @@ local function owed(rate, moment, limit, period)
   return debt
 end
 
-local function settle_window(account, amount, actual, moment, now)
+local function settle_window(account, amount, actual, moment, now, is_over)
   local window = get_window(account)
   if not window then return end -- its time was over, and so its key's
+  if is_over and compare(window.keep, 0) == 0 then actual = 0 end -- a place: it returns with its lease
   window.reserved = minus(window.reserved, amount)
   window.spent = add(window.spent, actual)
   window.forget_at = most(window.forget_at, add(moment, window.keep))
@@ -91,10 +92,10 @@ local function settle_rate(account, amount, actual, limit, period, drained_at, m
   put_rate(account, rate, now)
 end
 
-local function settle_line(line, actual, moment, now)
+local function settle_line(line, actual, moment, now, is_over)
   local account, amount, limit = line[1], parse(line[2]), parse(line[3])
   if limit == 0 then
-    settle_window(account, amount, actual or amount, moment, now)
+    settle_window(account, amount, actual or amount, moment, now, is_over)
   else
     settle_rate(account, amount, actual or amount, limit, parse(line[4]), parse(line[5]), moment, now)
   end
@@ -111,7 +112,7 @@ local function end_lease(id, held, now) -- as of the lease's end: it matters not
   local ends_at = parse(held[1])
   for place = 3, #held do
     local line = held[place]
-    settle_line(line, held[2] == '1' and parse(line[2]) or 0, ends_at, now)
+    settle_line(line, held[2] == '1' and parse(line[2]) or 0, ends_at, now, true)
   end
 end
 

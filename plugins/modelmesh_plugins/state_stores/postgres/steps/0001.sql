@@ -40,7 +40,7 @@ CREATE TABLE {s}.rates (
 ) WITH (fillfactor = 50);
 
 -- What is reserved on each account, in the order in which accounts are locked: windows, then rates, each by name. Of
--- windows burst is 0 and span how long they are kept; of rates span is their period, drained when their debt is.
+-- windows burst is 0 and span how long they are kept, 0 for places; of rates span is their period, drained when their debt is.
 CREATE TABLE {s}.reservations (
     id text COLLATE "C" PRIMARY KEY,
     ends_at numeric NOT NULL,
@@ -135,7 +135,9 @@ BEGIN
             ELSE coalesce((actual ->> held.accounts[i])::numeric, held.amounts[i]) END;
         IF held.bursts[i] = 0 THEN
             UPDATE {s}.windows AS w
-            SET reserved = w.reserved - held.amounts[i], spent = w.spent + spent_now,
+            SET reserved = w.reserved - held.amounts[i],
+                -- A place returns with its lease.
+                spent = w.spent + CASE WHEN ended_at IS NOT NULL AND w.keep = 0 THEN 0 ELSE spent_now END,
                 forget_at = greatest(w.forget_at, moment + w.keep)
             WHERE w.account = held.accounts[i];
         ELSIF spent_now <> held.amounts[i] THEN
