@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -195,3 +195,31 @@ def outcomes() -> Callable[[Any], str]:
         return " ".join(f"{attempt.model_id}:{attempt.outcome}" for attempt in attempts)
 
     return show
+
+
+class TaskLoop:
+    """Stands in for a mesh's loop: runs what is started on the loop of the test."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+@pytest.fixture
+def run_in() -> Callable[[Callable[[TaskLoop], Any], Callable[[Any], Awaitable[None]]], None]:
+    """Run a scenario in a world that is built for it around a loop; what still runs then is cancelled."""
+
+    def run_in(world: Callable[[TaskLoop], Any], scenario: Callable[[Any], Awaitable[None]]) -> None:
+        async def run() -> None:
+            loop = TaskLoop()
+            await scenario(world(loop))
+            for task in list(loop.tasks):
+                task.cancel()
+
+        asyncio.run(run())
+
+    return run_in

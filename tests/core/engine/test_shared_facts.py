@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,18 +38,6 @@ class Store(MemoryStateStore):
         await super()._publish(channel, message)
 
 
-class Loop:
-    """Runs what is started on the loop of the test."""
-
-    def __init__(self) -> None:
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-
 class Telemetry:
     """Hears nothing."""
 
@@ -59,11 +48,11 @@ class Telemetry:
 class World:
     """Processes over one store; ``heard`` is what each took over."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Any) -> None:
         self.clock = FakeClock()
         self.store = Store()
         self.store.bind(context(clock=self.clock))
-        self.loop = Loop()
+        self.loop = loop
         self.heard: list[list[Any]] = []
 
     def process(self, number: int = 0) -> SharedFacts:
@@ -85,16 +74,13 @@ class World:
             await asyncio.sleep(0)
 
 
-def within(scenario: Callable[[World], Awaitable[None]]) -> None:
+Within = Callable[[Callable[[World], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def within(run_in: Any) -> Within:
     """Run a scenario in a world of its own."""
-
-    async def run() -> None:
-        world = World()
-        await scenario(world)
-        for task in list(world.loop.tasks):
-            task.cancel()
-
-    asyncio.run(run())
+    return partial(run_in, World)
 
 
 def resting(rest: float | None = 60.0) -> dict[str, Any]:
@@ -105,7 +91,7 @@ def resting(rest: float | None = 60.0) -> dict[str, Any]:
 ACTIVE = {"model": "a", "active": True}
 
 
-def test_a_hundred_facts_in_a_moment_are_two_messages() -> None:
+def test_a_hundred_facts_in_a_moment_are_two_messages(within: Within) -> None:
     """The first goes at once, the others together a quarter of a second later; of one name the last."""
 
     async def scenario(world: World) -> None:
@@ -124,7 +110,7 @@ def test_a_hundred_facts_in_a_moment_are_two_messages() -> None:
     within(scenario)
 
 
-def test_a_process_that_starts_later_learns_what_holds() -> None:
+def test_a_process_that_starts_later_learns_what_holds(within: Within) -> None:
     """A rest is shorter by the time that passed; what has ended is not told, nor what was told in passing."""
 
     async def scenario(world: World) -> None:
@@ -142,7 +128,7 @@ def test_a_process_that_starts_later_learns_what_holds() -> None:
 
 
 @pytest.mark.parametrize("rest", [60.0, None], ids=["with an end", "without"])
-def test_a_fact_grows_older_while_it_is_kept(rest: float | None) -> None:
+def test_a_fact_grows_older_while_it_is_kept(within: Within, rest: float | None) -> None:
     """Whoever learns of it later learns since when it holds, and compares that with what it knows itself."""
 
     async def scenario(world: World) -> None:
@@ -155,7 +141,7 @@ def test_a_fact_grows_older_while_it_is_kept(rest: float | None) -> None:
     within(scenario)
 
 
-def test_facts_without_an_end_hold_until_somebody_says_otherwise() -> None:
+def test_facts_without_an_end_hold_until_somebody_says_otherwise(within: Within) -> None:
     """A model put aside by hand stays so for whoever comes later; one taken back does not."""
 
     async def scenario(world: World) -> None:
@@ -172,7 +158,7 @@ def test_facts_without_an_end_hold_until_somebody_says_otherwise() -> None:
     within(scenario)
 
 
-def test_one_failure_that_all_meet_is_told_once() -> None:
+def test_one_failure_that_all_meet_is_told_once(within: Within) -> None:
     """Ten processes find a provider down at once; the first writes and tells, the others see that it is known."""
 
     async def scenario(world: World) -> None:
@@ -188,7 +174,7 @@ def test_one_failure_that_all_meet_is_told_once() -> None:
     within(scenario)
 
 
-def test_a_message_that_comes_late_changes_nothing() -> None:
+def test_a_message_that_comes_late_changes_nothing(within: Within) -> None:
     """The store's versions say which of two facts is the newer one."""
 
     async def scenario(world: World) -> None:
@@ -205,7 +191,7 @@ def test_a_message_that_comes_late_changes_nothing() -> None:
     within(scenario)
 
 
-def test_what_was_heard_is_not_taken_from_the_record_again() -> None:
+def test_what_was_heard_is_not_taken_from_the_record_again(within: Within) -> None:
     """A look at the record brings only what is newer than the messages."""
 
     async def scenario(world: World) -> None:
@@ -220,7 +206,7 @@ def test_what_was_heard_is_not_taken_from_the_record_again() -> None:
     within(scenario)
 
 
-def test_a_record_that_was_deleted_begins_anew() -> None:
+def test_a_record_that_was_deleted_begins_anew(within: Within) -> None:
     """Facts of the new record are taken although its versions are lower."""
 
     async def scenario(world: World) -> None:
@@ -238,7 +224,7 @@ def test_a_record_that_was_deleted_begins_anew() -> None:
     within(scenario)
 
 
-def test_what_could_not_be_told_is_told_when_the_store_is_back() -> None:
+def test_what_could_not_be_told_is_told_when_the_store_is_back(within: Within) -> None:
     """As it is then: what is no news any more is not told."""
 
     async def scenario(world: World) -> None:
@@ -256,7 +242,7 @@ def test_what_could_not_be_told_is_told_when_the_store_is_back() -> None:
     within(scenario)
 
 
-def test_what_cannot_be_read_is_passed_over() -> None:
+def test_what_cannot_be_read_is_passed_over(within: Within) -> None:
     """Messages and records of another version end nothing."""
 
     async def scenario(world: World) -> None:

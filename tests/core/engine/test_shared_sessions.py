@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,18 +43,6 @@ class Store(MemoryStateStore):
         return await super().lock(name, expires_in=expires_in)
 
 
-class Loop:
-    """Runs what is started on the loop of the test."""
-
-    def __init__(self) -> None:
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-
 class Process:
     """One that keeps sessions over the world's store."""
 
@@ -61,7 +50,7 @@ class Process:
         clock, loop = world.clock, world.loop
         telemetry: Any = SimpleNamespace(trace=lambda *_, **__: None)
         guard = GuardedLedger(world.store, clock, timeout=1.0, told=lambda _: None)
-        facts = SharedFacts(world.store, clock, random.Random(number), telemetry, loop)  # type: ignore[arg-type]
+        facts = SharedFacts(world.store, clock, random.Random(number), telemetry, loop)
         self.strategy = SessionStickiness(SessionConfig(max_sessions=world.max_sessions))
         self.strategy.bind(context(clock=clock))
         self.strategy.pool_changed("ab")
@@ -74,7 +63,7 @@ class Process:
             threading.RLock(),
             clock,
             random.Random(number),
-            loop,  # type: ignore[arg-type]
+            loop,
         )
         self.sessions.attach()
         loop.start(facts.run())
@@ -100,11 +89,11 @@ class World:
 
     max_sessions = 10_000
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Any) -> None:
         self.clock = FakeClock()
         self.store = Store()
         self.store.bind(context(clock=self.clock))
-        self.loop = Loop()
+        self.loop = loop
         self.started = 0
 
     async def process(self, *, settled: bool = True) -> Process:
@@ -122,19 +111,16 @@ class World:
                 await asyncio.sleep(0)
 
 
-def within(scenario: Callable[[World], Awaitable[None]]) -> None:
+Within = Callable[[Callable[[World], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def within(run_in: Any) -> Within:
     """Run a scenario in a world of its own."""
-
-    async def run() -> None:
-        world = World()
-        await scenario(world)
-        for task in list(world.loop.tasks):
-            task.cancel()
-
-    asyncio.run(run())
+    return partial(run_in, World)
 
 
-def test_a_binding_is_known_elsewhere_within_half_a_second() -> None:
+def test_a_binding_is_known_elsewhere_within_half_a_second(within: Within) -> None:
     """Whatever was told a moment before."""
 
     async def scenario(world: World) -> None:
@@ -148,7 +134,7 @@ def test_a_binding_is_known_elsewhere_within_half_a_second() -> None:
     within(scenario)
 
 
-def test_two_that_bind_one_session_at_once_end_with_one_model() -> None:
+def test_two_that_bind_one_session_at_once_end_with_one_model(within: Within) -> None:
     """The one the store passed on last, for both."""
 
     async def scenario(world: World) -> None:
@@ -161,7 +147,7 @@ def test_two_that_bind_one_session_at_once_end_with_one_model() -> None:
     within(scenario)
 
 
-def test_a_session_in_use_is_told_four_times_in_its_timeout() -> None:
+def test_a_session_in_use_is_told_four_times_in_its_timeout(within: Within) -> None:
     """And not with every request; elsewhere it lives on meanwhile."""
 
     async def scenario(world: World) -> None:
@@ -177,7 +163,7 @@ def test_a_session_in_use_is_told_four_times_in_its_timeout() -> None:
     within(scenario)
 
 
-def test_a_process_that_starts_later_is_told_the_sessions_with_their_age() -> None:
+def test_a_process_that_starts_later_is_told_the_sessions_with_their_age(within: Within) -> None:
     """By one of those that know them, the last used first; they end there when they end elsewhere."""
 
     async def scenario(world: World) -> None:
@@ -194,7 +180,7 @@ def test_a_process_that_starts_later_is_told_the_sessions_with_their_age() -> No
     within(scenario)
 
 
-def test_one_process_answers_a_newcomer() -> None:
+def test_one_process_answers_a_newcomer(within: Within) -> None:
     """Of ten that could, most hear the answer before they would ask for the lock."""
 
     async def scenario(world: World) -> None:
@@ -210,7 +196,7 @@ def test_one_process_answers_a_newcomer() -> None:
     within(scenario)
 
 
-def test_what_a_newcomer_binds_before_it_is_answered_leads_nobody_astray() -> None:
+def test_what_a_newcomer_binds_before_it_is_answered_leads_nobody_astray(within: Within) -> None:
     """The others' word counts; what they do not know it tells them afterwards."""
 
     async def scenario(world: World) -> None:
@@ -226,7 +212,7 @@ def test_what_a_newcomer_binds_before_it_is_answered_leads_nobody_astray() -> No
     within(scenario)
 
 
-def test_ten_thousand_sessions_are_handed_over_in_portions() -> None:
+def test_ten_thousand_sessions_are_handed_over_in_portions(within: Within) -> None:
     """No message is so large that it holds a process or its store up; several newcomers share an answer."""
 
     async def scenario(world: World) -> None:
@@ -249,7 +235,7 @@ def test_ten_thousand_sessions_are_handed_over_in_portions() -> None:
     within(scenario)
 
 
-def test_many_new_sessions_are_told_in_portions_and_those_beyond_the_cap_not() -> None:
+def test_many_new_sessions_are_told_in_portions_and_those_beyond_the_cap_not(within: Within) -> None:
     """What waits is bounded, however fast sessions come."""
 
     async def scenario(world: World) -> None:
@@ -268,7 +254,7 @@ def test_many_new_sessions_are_told_in_portions_and_those_beyond_the_cap_not() -
 @pytest.mark.parametrize(
     ("letters", "known"), [(LONGEST_SESSION, 1), (LONGEST_SESSION + 1, 0)], ids=["longest", "one letter more"]
 )
-def test_sessions_of_endless_names_stay_where_they_are(letters: int, known: int) -> None:
+def test_sessions_of_endless_names_stay_where_they_are(within: Within, letters: int, known: int) -> None:
     """They are kept here, and told nobody: neither when they are bound nor when a newcomer asks."""
 
     async def scenario(world: World) -> None:
@@ -281,7 +267,7 @@ def test_sessions_of_endless_names_stay_where_they_are(letters: int, known: int)
     within(scenario)
 
 
-def test_a_model_that_is_not_in_the_pool_here_takes_no_session_over() -> None:
+def test_a_model_that_is_not_in_the_pool_here_takes_no_session_over(within: Within) -> None:
     """Processes with different configurations, as while one is rolled out, do not take sessions from one another."""
 
     async def scenario(world: World) -> None:
@@ -296,7 +282,7 @@ def test_a_model_that_is_not_in_the_pool_here_takes_no_session_over() -> None:
     within(scenario)
 
 
-def test_a_strategy_that_fails_at_news_keeps_nobody_from_hearing() -> None:
+def test_a_strategy_that_fails_at_news_keeps_nobody_from_hearing(within: Within) -> None:
     """What comes next is still taken over."""
 
     async def scenario(world: World) -> None:
