@@ -45,7 +45,7 @@ class Probed(ScriptedProvider):
 class World:
     """A mesh of one pool over providers that are named as their models are."""
 
-    def __init__(self, providers: dict[str, ScriptedProvider], pool: dict[str, Any]) -> None:
+    def __init__(self, providers: dict[str, Any], pool: dict[str, Any]) -> None:
         self.clock = FakeClock(time=SATURDAY_NOON)
         self.providers = providers
         self.mesh = ModelMesh(clock=self.clock, random=FakeRandom(0.0), environ={})
@@ -89,6 +89,28 @@ def world() -> Iterator[Callable[..., World]]:
 
 
 Make = Callable[..., World]
+
+
+@pytest.fixture
+def resting(world: Make) -> Make:
+    """Build worlds in which ``a`` rests after three failures; its provider meets probes with ``probe``."""
+
+    def make(*, probe: Exception | None = None, **recovery: Any) -> World:
+        here = world(
+            a=Probed(FAILING, FAILING, FAILING, probe=probe),
+            b=Probed(),
+            pool={
+                "strategy": "priority-selection",
+                "model_priority": ["a", "b"],
+                "recovery": {"probe_interval": "5m", **recovery},
+            },
+        )
+        for _ in range(3):
+            here.ask()
+        assert here.reason("a") == "error_threshold"
+        return here
+
+    return make
 
 
 # --- calendars ----------------------------------------------------------------------
@@ -181,32 +203,18 @@ def unix(text: str) -> float:
 # --- probes ----------------------------------------------------------------------------------
 
 
-def test_a_probe_that_succeeds_ends_a_rest(world: Make) -> None:
+def test_a_probe_that_succeeds_ends_a_rest(resting: Make) -> None:
     """The model need not sit its cooldown out."""
-    provider = Probed(FAILING, FAILING, FAILING)
-    here = world(
-        a=provider,
-        b=Probed(),
-        pool={"strategy": "priority-selection", "model_priority": ["a", "b"], "recovery": {"probe_interval": "5m"}},
-    )
-    for _ in range(3):
-        here.ask()
-    assert here.reason("a") == "error_threshold"
+    here = resting()
 
     here.probe()
 
     assert (here.reason("a"), here.ask()) == (None, "a")
 
 
-def test_a_probe_that_fails_changes_nothing(world: Make) -> None:
+def test_a_probe_that_fails_changes_nothing(resting: Make) -> None:
     """A provider that is still down stays down."""
-    here = world(
-        a=Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("no")),
-        b=Probed(),
-        pool={"strategy": "priority-selection", "model_priority": ["a", "b"], "recovery": {"probe_interval": "5m"}},
-    )
-    for _ in range(3):
-        here.ask()
+    here = resting(probe=ProviderServerError("no"))
 
     here.probe()
 
@@ -219,27 +227,16 @@ def test_only_providers_of_resting_models_are_probed(world: Make) -> None:
 
     here.probe()
 
-    assert here.providers["a"].probes == 0  # type: ignore[attr-defined]
+    assert here.providers["a"].probes == 0
 
 
-def test_with_require_probe_a_rest_does_not_end_by_itself(world: Make) -> None:
+def test_with_require_probe_a_rest_does_not_end_by_itself(resting: Make) -> None:
     """Time alone brings nobody back; a probe does."""
-    provider = Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("not yet"))
-    here = world(
-        a=provider,
-        b=Probed(),
-        pool={
-            "strategy": "priority-selection",
-            "model_priority": ["a", "b"],
-            "recovery": {"cooldown": "10s", "probe_interval": "5m", "require_probe": True},
-        },
-    )
-    for _ in range(3):
-        here.ask()
+    here = resting(probe=ProviderServerError("not yet"), cooldown="10s", require_probe=True)
     here.clock.advance(3600)
 
     assert here.ask() == "b"
-    provider.probe = None
+    here.providers["a"].probe = None
     here.probe()
     assert here.ask() == "a"
 
@@ -269,15 +266,9 @@ def test_at_start_a_provider_that_does_not_answer_rests(world: Make) -> None:
     assert left == pytest.approx(10.0, abs=1.0)  # up to a tenth of jitter
 
 
-def test_probes_that_fail_lower_a_providers_score_and_nothing_else(world: Make) -> None:
+def test_probes_that_fail_lower_a_providers_score_and_nothing_else(resting: Make) -> None:
     """Whether it may be called its own moves decide: another model of it may well answer."""
-    here = world(
-        a=Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("no")),
-        b=Probed(),
-        pool={"strategy": "priority-selection", "model_priority": ["a"], "recovery": {"probe_interval": "5m"}},
-    )
-    for _ in range(3):
-        here.ask()
+    here = resting(probe=ProviderServerError("no"))
 
     for _ in range(5):
         here.probe()
@@ -325,20 +316,10 @@ def test_a_probe_returns_only_those_that_rest_for_failures(build: Any) -> None:
     assert here.active == "ac"
 
 
-def test_probes_come_in_intervals_for_as_long_as_the_mesh_runs(world: Make) -> None:
+def test_probes_come_in_intervals_for_as_long_as_the_mesh_runs(resting: Make) -> None:
     """Whoever still does not answer is probed again, and returns when it does."""
-    provider = Probed(FAILING, FAILING, FAILING, probe=ProviderServerError("not yet"))
-    here = world(
-        a=provider,
-        b=Probed(),
-        pool={
-            "strategy": "priority-selection",
-            "model_priority": ["a", "b"],
-            "recovery": {"cooldown": "1h", "probe_interval": "5m"},
-        },
-    )
-    for _ in range(3):
-        here.ask()
+    here = resting(probe=ProviderServerError("not yet"), cooldown="1h")
+    provider = here.providers["a"]
     prober = here.mesh._graph.prober  # type: ignore[union-attr]
     assert prober is not None
 
