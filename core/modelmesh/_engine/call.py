@@ -120,6 +120,11 @@ class Call:
         """Every member that could serve the request, active or not."""
         return self.route.everyone()
 
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the deadline; None without one."""
+        return None if self.deadline_at is None else self.deadline_at - self.clock.monotonic()
+
     def has_time_for(self, seconds: float) -> bool:
         """Whether the deadline is further away than this."""
         return self.deadline_at is None or self.clock.monotonic() + seconds < self.deadline_at

@@ -90,10 +90,26 @@ class Driver:
                 step = steps.send(None)
                 continue
             assert isinstance(step, Member)
-            elsewhere = await self.trials.begin(call, step) if step.probation and self.trials is not None else None
-            if elsewhere is None:
+            refusal = await self._begin_trial(call, step) if step.probation else None
+            if refusal is None:
                 return step
-            step = steps.send(elsewhere)
+            step = steps.send(refusal)
+
+    async def _begin_trial(self, call: Call, member: Member) -> ProviderError | None:
+        """Ask whether another process tries a member that has just come back, for no longer than the request has time.
+
+        Returns:
+            The error that stands for the call, or None to make it.
+        """
+        if self.trials is None:
+            return None
+        try:
+            with self._deadlines.within(call.time_left) as timer:
+                return await self.trials.begin(call, member)
+        except TimeoutError:
+            if not timer.expired:
+                raise
+            return ProviderTimeoutError(f"who tries {member.model_id} was not known in time", sent=False)
 
     async def _limited_attempt(
         self, call: Call, member: Member, before: ProviderError | None
@@ -116,9 +132,8 @@ class Driver:
 
     async def _reserve(self, call: Call, member: Member) -> Hold | ProviderError:
         """Claim a member's limits, for no longer than the request has time."""
-        left = None if call.deadline_at is None else call.deadline_at - call.clock.monotonic()
         try:
-            with self._deadlines.within(left) as timer:
+            with self._deadlines.within(call.time_left) as timer:
                 return await self.limits.reserve(call, member)
         except TimeoutError:
             if not timer.expired:
@@ -431,11 +446,8 @@ async def _close_quietly(upstream: AsyncIterator[ProviderChunk] | None) -> None:
 
 def _time_for_an_answer(call: Call) -> tuple[float | None, Literal["total", "deadline"]]:
     """Return how long a whole answer may take, in seconds, and which clock says so."""
-    total = call.timeouts.total
-    if call.deadline_at is None:
-        return total, "total"
-    left = call.deadline_at - call.clock.monotonic()
-    return (left, "deadline") if total is None or left < total else (total, "total")
+    total, left = call.timeouts.total, call.time_left
+    return (left, "deadline") if left is not None and (total is None or left < total) else (total, "total")
 
 
 def _checked(response: Any, member: Member) -> ProviderResponse:

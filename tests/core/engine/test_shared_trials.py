@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from modelmesh import ModelMesh, PluginHost
-from modelmesh.errors import ProviderServerError, StateStoreError
+from modelmesh.errors import DeadlineExceededError, ProviderServerError, StateStoreError
 from modelmesh.interfaces.provider import ProviderRequest, ProviderResponse
 from modelmesh.interfaces.strategy import RecoveryTrigger
 from modelmesh.router import CompletionRequest
@@ -282,6 +283,23 @@ def test_while_the_store_is_down_each_process_tries_for_itself(process: Process)
         assert not member(mesh).probation
 
     asyncio.run(scenario())
+
+
+def test_a_slow_store_makes_no_request_later_than_its_deadline(process: Process) -> None:
+    """Whoever has a moment left does not spend a longer one on finding out who tries a model."""
+
+    async def scenario() -> float:
+        mesh = process(a=ScriptedProvider())
+        put_on_probation(mesh)
+        store: Any = mesh._built().state_store
+        store.lock = lambda *_, **__: asyncio.Event().wait()
+        request = CompletionRequest([{"role": "user", "content": "hi"}], metadata={"deadline": 0.02})
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceededError):
+            await mesh.get_router().acomplete(POOL, request)
+        return time.monotonic() - started
+
+    assert asyncio.run(scenario()) < 0.15  # the store's own limit is 0.2 s
 
 
 def test_models_that_did_not_rest_pay_nothing(process: Process) -> None:
