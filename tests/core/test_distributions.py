@@ -81,7 +81,9 @@ def test_a_distribution_is_named_as_well_as_can_be(distribution: object, found: 
     assert identity(distribution) == found
 
 
-@pytest.mark.parametrize("distribution", [None, Damaged(), SimpleNamespace(requires=None)], ids=str)
+@pytest.mark.parametrize(
+    "distribution", [None, Damaged(), SimpleNamespace(requires=None)], ids=["none", "damaged", "without a list"]
+)
 def test_what_cannot_be_read_requires_nothing(distribution: object) -> None:
     """Neither a library nor a core."""
     assert requirements(distribution) == []
