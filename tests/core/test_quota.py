@@ -118,7 +118,7 @@ def test_the_command_shows_what_providers_said_to_other_processes(tmp_path: Path
         status = RateLimitStatus(requests_remaining=7, requests_limit=10, tokens_remaining=0, reset_seconds=3_600.0)
         mesh.get_router().get_pool("chat-completion").members["tiny"].model.provider.take_rate_limits(status)
 
-    shown = CliRunner().invoke(command, [str(file)], standalone_mode=False).output
+    shown = CliRunner().invoke(command, [str(file)], standalone_mode=False, env={"COLUMNS": ""}).output
     requests, tokens = json.loads(CliRunner().invoke(command, [str(file), "--json"], standalone_mode=False).output)
 
     assert "requests a window, as provider 'here' said" in shown
