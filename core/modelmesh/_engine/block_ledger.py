@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from modelmesh.errors import StateStoreError
-from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Ledger, RateClaim, Verdict, WindowClaim
+from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Ledger, Verdict, WindowClaim
 from modelmesh.interfaces.runtime import Clock, Random
 
 BLOCK_SECONDS = 30.0
@@ -42,11 +42,11 @@ class _Block:
 @dataclass(slots=True)
 class _Hold:
     blocks: dict[str, tuple[_Block, int]] = field(default_factory=dict)
-    has_rates: bool = False
+    is_asked: bool = False
 
 
 class BlockLedger:
-    """Grants window claims from blocks of a shared ledger; rates are asked of it each time.
+    """Grants window claims from blocks of a shared ledger; rates and places are asked of it each time.
 
     Args:
         ledger: Keeps the limits.
@@ -84,16 +84,16 @@ class BlockLedger:
         hold = self._holds[reservation] = _Hold()
         try:
             verdict = await self._take(hold, claims)
-            rates = [claim for claim in claims if isinstance(claim, RateClaim)]
-            if verdict.granted and rates:
-                hold.has_rates = True
-                verdict = await self._ledger.reserve(reservation, rates, lease=lease, dispatched=dispatched)
-                hold.has_rates = verdict.granted
+            asked = [claim for claim in claims if not _is_taken_in_blocks(claim)]
+            if verdict.granted and asked:
+                hold.is_asked = True
+                verdict = await self._ledger.reserve(reservation, asked, lease=lease, dispatched=dispatched)
+                hold.is_asked = verdict.granted
         except BaseException as ended:
             # The ledger is down, or the caller went away: what was not granted whole is not granted.
             self._forget(reservation)
-            if hold.has_rates and isinstance(ended, asyncio.CancelledError):
-                self._holds[reservation] = _Hold(has_rates=True)  # perhaps, unheard: whoever claimed releases it
+            if hold.is_asked and isinstance(ended, asyncio.CancelledError):
+                self._holds[reservation] = _Hold(is_asked=True)  # perhaps, unheard: whoever claimed releases it
             raise
         if not verdict.granted:
             await self._give_back(reservation)
@@ -101,7 +101,7 @@ class BlockLedger:
 
     async def _take(self, hold: _Hold, claims: Sequence[Claim]) -> Verdict:
         for claim in claims:
-            if not isinstance(claim, WindowClaim):
+            if not isinstance(claim, WindowClaim) or not _is_taken_in_blocks(claim):
                 continue
             await self._retire(claim.account)
             found = self._from_block(claim) or await self._from_new_block(claim)
@@ -213,7 +213,7 @@ class BlockLedger:
             return False
         for account, (block, amount) in hold.blocks.items():
             await self._book(block, amount, actual.get(account, amount))
-        if hold.has_rates:
+        if hold.is_asked:
             return await self._ledger.settle(
                 reservation, {account: spent for account, spent in actual.items() if account not in hold.blocks}
             )
@@ -232,7 +232,7 @@ class BlockLedger:
             await self._give(block)
 
     async def release(self, reservation: str) -> bool:
-        """Give everything back, also rates that were granted to a caller who did not wait to hear of it."""
+        """Give everything back, also what was granted elsewhere to a caller who did not wait to hear of it."""
         return await self._give_back(reservation)
 
     def _forget(self, reservation: str) -> None:
@@ -247,7 +247,7 @@ class BlockLedger:
             return False
         for block, amount in hold.blocks.values():
             await self._book(block, amount, 0)
-        return await self._ledger.release(reservation) if hold.has_rates else True
+        return await self._ledger.release(reservation) if hold.is_asked else True
 
     async def balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
         """Return the shared books, in which blocks count as reserved."""
@@ -261,3 +261,8 @@ class BlockLedger:
         for each in (*blocks.values(), owed):
             for block in each:
                 await self._ledger.settle(block.reservation, {block.account: block.spent + block.held})
+
+
+def _is_taken_in_blocks(claim: Claim) -> bool:
+    """Whether so much of it may be taken in advance: a rate would be let through at once, a place kept from others."""
+    return isinstance(claim, WindowClaim) and claim.keep > 0

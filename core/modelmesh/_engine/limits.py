@@ -68,6 +68,7 @@ class Hold:
         estimate: What was reserved.
         ledger: Who keeps it.
         accounts: Each limit with its account.
+        places: Account of the provider's places, of which the attempt holds one; empty when it has any number.
     """
 
     reservation: str
@@ -76,6 +77,7 @@ class Hold:
     estimate: Estimate
     ledger: Ledger
     accounts: list[tuple[Limit, str]] = field(default_factory=list)
+    places: str = ""
 
 
 class BudgetReachedError(QuotaExhaustedError):
@@ -157,6 +159,7 @@ class Limits:
             claim = limit.claim(estimate.of(limit), now)
             hold.accounts.append((limit, claim.account))
             claims.append(claim)
+        claims += _place(hold)
         try:
             verdict = await self._claim(call, hold, claims)
         except StateStoreError as error:
@@ -173,6 +176,8 @@ class Limits:
         if verdict.granted:
             return hold
         call.refusals += 1
+        if verdict.account == hold.places:
+            return _all_run(member)
         return self._refused(call, member, hold, await self._with_wait(hold, verdict), now)
 
     async def _with_wait(self, hold: Hold, verdict: Verdict) -> Verdict:
@@ -194,7 +199,7 @@ class Limits:
         lease = self._lease(call)
         verdict = await hold.ledger.reserve(hold.reservation, claims, lease=lease)
         for _ in claims:
-            if verdict.granted or hold.estimate.is_bounded or not verdict.available:
+            if verdict.granted or hold.estimate.is_bounded or not verdict.available or verdict.account == hold.places:
                 break
             place = next(place for place, claim in enumerate(claims) if claim.account == verdict.account)
             refused, limit = claims[place], hold.accounts[place][0]
@@ -215,15 +220,19 @@ class Limits:
             A verdict on what is kept here, or the error of an attempt that must not be made.
         """
         fallback = self._fallback or Fallback()
-        closed = next((limit for limit in member.limits if fallback.policy[limit.kind] == "closed"), None)
-        if closed is not None or fallback.ledger is None:
-            what = closed or member.limits[0]
+        of_places = fallback.policy["rate_limit"] if hold.places else "open"
+        subjects = [limit.subject for limit in member.limits if fallback.policy[limit.kind] == "closed"]
+        if of_places == "closed":
+            subjects.append(_places_of(member))
+        if not subjects and fallback.ledger is None:
+            subjects = [limit.subject for limit in member.limits] or [_places_of(member)]
+        if subjects or fallback.ledger is None:
             return QuotaExhaustedError(
-                f"{what.subject} cannot be checked: {error}", code=STORE_DOWN, retry_after=1.0, sent=False
+                f"{subjects[0]} cannot be checked: {error}", code=STORE_DOWN, retry_after=1.0, sent=False
             )
         hold.ledger = fallback.ledger
-        hold.accounts = []
-        claims: list[Claim] = []
+        hold.accounts, hold.places = [], ""
+        claims: list[Claim] = _place(hold, share=fallback.processes) if of_places == "local" else []
         for limit in member.limits:
             if fallback.policy[limit.kind] == "local":
                 claim = limit.claim(hold.estimate.of(limit), now, share=fallback.processes)
@@ -330,6 +339,8 @@ class Limits:
 
     async def settle(self, hold: Hold, actual: Mapping[str, int]) -> None:
         """Book what was spent; what ``actual`` leaves out counts as reserved."""
+        if hold.places:
+            actual = {**actual, hold.places: 0}
         try:
             await hold.ledger.settle(hold.reservation, actual)
             if not self._shared:
@@ -396,14 +407,32 @@ def _spent(hold: Hold, record: AttemptRecord) -> dict[str, int]:
 
 
 def _busy(member: Member) -> ProviderError | None:
-    """Return the error of a provider that has as many calls of this process running as it may."""
+    """Return the error of a provider that has as many calls running as it may, by those of this process alone."""
     provider = member.model.provider
     most = provider.concurrency
     if most is None or sum(model.in_flight + model.asking for model in provider.models) < most:
         return None
+    return _all_run(member)
+
+
+def _place(hold: Hold, *, share: int = 1) -> list[Claim]:
+    """Claim one of the places of its provider, if they are limited; ``share`` is among how many they are divided."""
+    provider = hold.member.model.provider
+    if provider.concurrency is None:
+        return []
+    hold.places = f"concurrency/provider/{provider.name}"
+    return [WindowClaim(hold.places, 1, max(1, provider.concurrency // share), 0.0)]
+
+
+def _places_of(member: Member) -> str:
+    return f"the limit of {member.model.provider.concurrency} concurrent calls for provider {member.provider_id!r}"
+
+
+def _all_run(member: Member) -> ProviderError:
+    """Return the error of a provider whose places are all taken: one of them is free again in no time."""
     return RateLimitError(
-        f"provider {provider.name!r} has its {most} concurrent calls running",
+        f"provider {member.provider_id!r} has its {member.model.provider.concurrency} concurrent calls running",
         retry_after=None,
-        provider_id=provider.name,
+        provider_id=member.provider_id,
         model_id=member.model_id,
     )

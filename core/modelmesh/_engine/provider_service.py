@@ -64,7 +64,7 @@ class ProviderService:
         deactivated: Why it may not be called, or None.
         changes: Where moves of its models' figures are noted.
         limits: What may be spent there and taken from it.
-        concurrency: Calls of this process that may run at once; None for any number.
+        concurrency: Calls that may run at once, over all processes with the same books; None for any number.
         takes_batches: Whether batches may be handed to it, if its connector has a way to.
         batch_items: Requests of one such batch at most; None for any number.
         statistics: Where its downtime goes; None for nowhere.

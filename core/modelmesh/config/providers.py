@@ -68,7 +68,7 @@ class RateLimitConfig(Section):
         default=0.1, description="Share of a minute's limit that may go out at once after a pause."
     )
     concurrency: Annotated[Whole, Field(ge=1)] | None = Field(
-        default=None, description="Calls of this process that may run at once."
+        default=None, description="Calls that may run at once, of all processes that share the store together."
     )
 
     @model_validator(mode="after")

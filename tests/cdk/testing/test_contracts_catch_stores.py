@@ -216,6 +216,17 @@ class SpendsAgain(Wrong):
         return verdict
 
 
+class SpendsPlaces(Wrong):
+    async def _reserve(self, reservation: str, claims: Sequence[Claim], lease: float, dispatched: bool) -> Verdict:
+        kept = [
+            WindowClaim(claim.account, claim.amount, claim.limit, claim.keep or 1e-3)
+            if isinstance(claim, WindowClaim)
+            else claim
+            for claim in claims
+        ]
+        return await super()._reserve(reservation, kept, lease, dispatched)
+
+
 class ForgetsEarly(Wrong):
     async def _reserve(self, reservation: str, claims: Sequence[Claim], lease: float, dispatched: bool) -> Verdict:
         short = [
@@ -390,6 +401,7 @@ CAUGHT: dict[str, type[Wrong]] = {
     "test_a_lease_that_ends_dispatched_is_spent": ReturnsTheLost,
     "test_a_lease_that_ends_undispatched_returns": SpendsTheUnsent,
     "test_a_settled_reservations_lease_means_nothing": SpendsAgain,
+    "test_places_return_with_their_lease": SpendsPlaces,
     "test_an_account_is_kept_as_long_as_was_asked": ForgetsEarly,
     "test_a_rate_admits_its_burst_at_once": GenerousRates,
     "test_a_refused_rate_is_granted_when_it_said": LazyRates,

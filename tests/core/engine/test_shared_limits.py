@@ -11,13 +11,18 @@ import pytest
 from modelmesh import ModelMesh, PluginHost
 from modelmesh._engine.block_ledger import BLOCK_SECONDS
 from modelmesh._engine.limits import HELD_SECONDS
-from modelmesh.interfaces.ledger import WindowClaim
+from modelmesh.errors import ModelMeshError, StateStoreError
+from modelmesh.interfaces.ledger import Balance, WindowClaim
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
+from modelmesh_cdk.testing.scripted import hang
 from modelmesh_plugins.state_stores.memory import MemoryStateStore
 
 POOL = "chat-completion"
+DAILY = {"quota": {"requests": 100, "reset_schedule": "daily"}}
+TWO_PLACES = {"rate_limit": {"concurrency": 2}}
+PLACES = "concurrency/provider/a"
 Build = Callable[..., ModelMesh]
 
 
@@ -26,10 +31,13 @@ class Shared(MemoryStateStore):
 
     guarantees = StoreGuarantees(survives_restart=False, shared_between_processes=True)
     is_slow = False
+    is_down = False
     lease = 0.0
 
     async def reserve(self, *args: Any, **facts: Any) -> Any:
         self.lease = facts["lease"]
+        if self.is_down:
+            raise StateStoreError("gone")
         verdict = await super().reserve(*args, **facts)
         if self.is_slow:
             await asyncio.get_running_loop().create_future()
@@ -41,16 +49,20 @@ def build() -> Iterator[Build]:
     """Build a mesh of a limited model and a free one."""
     built: list[ModelMesh] = []
 
-    def make(pool: dict[str, Any] | None = None, **storage: Any) -> ModelMesh:
+    def make(
+        pool: dict[str, Any] | None = None,
+        limits: dict[str, Any] = DAILY,
+        provider: ScriptedProvider | None = None,
+        **storage: Any,
+    ) -> ModelMesh:
         plugins = PluginHost()
         plugins.register("state_stores", "test.shared.v1", Shared)
         mesh = ModelMesh(plugins=plugins, environ={}, clock=FakeClock())
         built.append(mesh)
-        quota = {"requests": 100, "reset_schedule": "daily"}
         mesh.initialize(
             {
                 "providers": {
-                    "a": {"instance": ScriptedProvider(), "quota": quota},
+                    "a": {"instance": provider or ScriptedProvider(), **limits},
                     "b": {"instance": ScriptedProvider()},
                 },
                 "models": {name: {"provider": name, "capabilities": [POOL]} for name in "ab"},
@@ -153,3 +165,83 @@ def test_a_claim_is_held_for_as_long_as_its_attempt_may_take(build: Build, pool:
 
     store: Any = mesh._built().state_store
     assert store.lease == pytest.approx(lease)
+
+
+@pytest.mark.parametrize("storage", [{}, {"lease_share": 0.5}], ids=["each", "blocks"])
+def test_places_are_shared_and_a_model_without_one_does_not_rest(build: Build, storage: Any) -> None:
+    """Calls of all processes together stay under ``concurrency``; a place may be free again the next moment."""
+    mesh = build(limits=TWO_PLACES, **storage)
+    store: Any = mesh._built().state_store
+    claim = WindowClaim(PLACES, 2, 2, 0.0)
+    asyncio.run(store.reserve("others", [claim], lease=600.0))
+
+    answered = [ask(mesh)]
+    resting = not member(mesh).active
+    asyncio.run(store.release("others"))
+    answered.append(ask(mesh))
+
+    assert (answered, resting) == (["b", "a"], False)
+
+
+@pytest.mark.parametrize("storage", [{}, {"lease_share": 0.5}], ids=["each", "blocks"])
+def test_a_call_holds_one_place_until_it_ends(build: Build, storage: Any) -> None:
+    """However it ends, and no more of them in advance."""
+    provider = ScriptedProvider([hang(), hang()])
+    mesh = build(limits=TWO_PLACES, provider=provider, **storage)
+    store: Any = mesh._built().state_store
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+
+    async def scenario() -> list[Balance]:
+        seen = []
+        stays, leaves = (asyncio.ensure_future(mesh.get_router().acomplete(POOL, request)) for _ in range(2))
+        await turns()
+        seen.append((await store.balances([PLACES]))[PLACES])
+        leaves.cancel()
+        await turns()
+        seen.append((await store.balances([PLACES]))[PLACES])
+        provider.release()
+        await stays
+        await turns()
+        seen.append((await store.balances([PLACES]))[PLACES])
+        return seen
+
+    assert asyncio.run(scenario()) == [Balance(0, 2), Balance(0, 1), Balance()]
+
+
+@pytest.mark.parametrize(
+    ("policy", "answered"), [("local", "ab"), ("closed", "bb"), ("open", "aa")], ids=["local", "closed", "open"]
+)
+def test_while_the_store_is_down_a_process_has_its_share_of_the_places(
+    build: Build, policy: str, answered: str
+) -> None:
+    """As ``on_store_error`` says of rate limits: one of two here, none, or as many as this process may have."""
+    provider = ScriptedProvider([hang()])
+    mesh = build(limits=TWO_PLACES, provider=provider, processes=2, on_store_error={"rate_limit": policy})
+    mesh._built().state_store.is_down = True  # type: ignore[union-attr]
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+
+    async def scenario() -> str:
+        first = asyncio.ensure_future(mesh.get_router().acomplete(POOL, request))
+        await turns()
+        second = await mesh.get_router().acomplete(POOL, request)
+        provider.release()
+        return (await first).model + second.model
+
+    assert asyncio.run(scenario()) == answered
+
+
+def test_what_cannot_be_checked_is_named(build: Build) -> None:
+    """Also when it is the number of concurrent calls."""
+    mesh = build(limits=TWO_PLACES, on_store_error={"rate_limit": "closed"})
+    mesh._built().state_store.is_down = True  # type: ignore[union-attr]
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+    mesh.get_router().get_pool(POOL).deactivate(mesh.get_router().get_pool(POOL).members["b"].model)
+
+    with pytest.raises(ModelMeshError, match=r"the limit of 2 concurrent calls for provider 'a' cannot be checked"):
+        asyncio.run(mesh.get_router().acomplete(POOL, request))
+
+
+async def turns() -> None:
+    """Let everybody else on the loop go on until they wait for something."""
+    for _ in range(30):
+        await asyncio.sleep(0)

@@ -29,6 +29,10 @@ class RequestWatch:
         self._watch = watch
         world = watch.world
         pool = world.pool
+        # While a shared store is down, each process has a share of its own.
+        self._is_counted_together = world.shared and not any(
+            fault.kind in ("store_down", "store_slow") for fault in world.faults
+        )
         self._concurrency = {
             spec.name: spec.settings.get("rate_limit", {}).get("concurrency") for spec in world.providers
         }
@@ -80,13 +84,13 @@ class RequestWatch:
         most = self._concurrency.get(call.provider)
         if most is None:
             return
-        running = 1 + sum(
-            1
-            for each in self._watch.calls
-            if each.outcome == "running" and each.process == call.process and each.provider == call.provider
-        )
-        if running > most:
-            self._watch.broke("R3", f"{running} calls of process {call.process} to {call.provider} run, and {most} may")
+        running = [each for each in self._watch.calls if each.outcome == "running" and each.provider == call.provider]
+        here = 1 + sum(1 for each in running if each.process == call.process)
+        if here > most:
+            self._watch.broke("R3", f"{here} calls of process {call.process} to {call.provider} run, and {most} may")
+        everywhere = 1 + sum(1 for each in running if not self._watch.processes[each.process].crashed)
+        if self._is_counted_together and everywhere > most:
+            self._watch.broke("R3", f"{everywhere} calls of all processes to {call.provider} run, and {most} may")
 
     def _allowed(self, process: int) -> float:
         return max(self._minimum, self._peak.get(process, 0) * self._percent / 100.0)
