@@ -7,6 +7,7 @@ shortened by the time that passed, and written as the sync policy says. A store 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -197,6 +198,7 @@ class StateManager:
         self._last_sync: float | None = None
         self._seen: object = None
         self._saving = False
+        self._has_looked = False
 
     # --- taking and applying ------------------------------------------------------------
 
@@ -250,11 +252,12 @@ class StateManager:
             StateStoreError: The store does not answer, or a newer version wrote the state.
         """
         record = await self._store.load(KEY)
-        if record is None:
-            return None
+        state = None
         try:
-            state = SystemState.from_dict(decode(record.data))
+            if record is not None:
+                state = SystemState.from_dict(decode(record.data))
         except ValueError as error:
+            assert record is not None
             await self._store.save(CORRUPT_KEY, record.data)
             self._telemetry.trace(
                 Severity.WARNING,
@@ -262,6 +265,8 @@ class StateManager:
                 f"the saved state cannot be read; it is kept as {CORRUPT_KEY!r}, and the mesh begins anew",
                 error=str(error),
             )
+        self._has_looked = True
+        if state is None:
             return None
         self.apply(state)
         self._telemetry.trace(
@@ -279,6 +284,10 @@ class StateManager:
         try:
             lock = await self._lock()
             try:
+                # A mesh that was given another store while it ran did not begin with what is there.
+                if not self._has_looked:
+                    await refuse_newer(self._store)
+                    self._has_looked = True
                 await self._store.save(KEY, self._encoding.encode(self.snapshot().to_dict()))
             finally:
                 if lock is not None:
@@ -337,6 +346,18 @@ class StateManager:
             tuple(pool.rotation_events for pool in self._pools.values()),
             tuple((model.state.quota_used, model.state.last_failure) for model in self._registry.list_models()),
         )
+
+
+async def refuse_newer(store: StateStore) -> None:
+    """See to it that nobody's state is overwritten that only a newer version can read.
+
+    Raises:
+        StateStoreError: A newer version wrote the state in the store; or the store does not answer.
+    """
+    record = await store.load(KEY)
+    if record is not None:
+        with suppress(ValueError):  # what nobody can read is no loss
+            SystemState.from_dict(decode(record.data))
 
 
 def _persisted(pool: CapabilityPool) -> PersistedPoolState:

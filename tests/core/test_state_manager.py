@@ -405,6 +405,45 @@ def test_the_state_is_exported_reset_and_put_back(config: Path, tmp_path: Path) 
     assert "tiny" in run("show", str(config)).output
 
 
+def newer(store: Path) -> str:
+    """Have a state there that a newer version wrote; return the file's text."""
+    written = json.loads(store.read_text(encoding="utf-8"))
+    (record,) = [each for name, each in written["records"].items() if name == KEY]
+    state = {**SystemState().to_dict(), "version": FORMAT + 1}
+    record["text"] = json.dumps(state)
+    store.write_text(json.dumps(written), encoding="utf-8")
+    return store.read_text(encoding="utf-8")
+
+
+def test_an_import_overwrites_no_state_of_a_newer_version(config: Path, tmp_path: Path) -> None:
+    """It says what to do, and leaves the state alone."""
+    exported, store = tmp_path / "out.json", tmp_path / "state.json"
+    run("export", str(config), str(exported))
+    before = newer(store)
+
+    error = run("import", str(config), str(exported)).exception
+
+    assert f"the saved state has format {FORMAT + 1}, which a newer version wrote" in str(error)
+    assert store.read_text(encoding="utf-8") == before
+
+
+def test_a_store_that_comes_with_a_reload_loses_no_state_of_a_newer_version(config: Path, tmp_path: Path) -> None:
+    """The mesh did not begin with what is there: it goes on, and writes nothing over it."""
+    store, first = tmp_path / "state.json", tmp_path / "first.yaml"
+    before = newer(store)
+    first.write_text(config.read_text(encoding="utf-8").replace("state.json", "first.json"), encoding="utf-8")
+
+    with ModelMesh() as mesh:
+        mesh.initialize(first)
+        mesh.reload_config(config)
+        assert asyncio.run(mesh._state_keeper().save()) is False
+        assert mesh.get_client().chat.completions.create(
+            model="chat-completion", messages=[{"role": "user", "content": "hi"}]
+        )
+
+    assert json.loads(store.read_text(encoding="utf-8"))["records"] == json.loads(before)["records"]
+
+
 @pytest.mark.parametrize(("said", "status", "left"), [("y", 0, False), ("n", 1, True)], ids=["yes", "no"])
 def test_a_reset_asks_first(config: Path, said: str, status: int, left: bool) -> None:
     """And heeds the answer."""

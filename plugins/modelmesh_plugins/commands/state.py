@@ -20,7 +20,7 @@ from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.state_store import StateStore
 from modelmesh.plugins import PluginHost
 from modelmesh.state_encoding import StateEncoding, decode
-from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState
+from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState, refuse_newer
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.commands.tables import print_whole
 
@@ -97,6 +97,7 @@ def import_(config: str, file: str) -> int:
         raise click.ClickException(f"{file}: is no exported state: {error}") from None
 
     async def write(store: StateStore) -> None:
+        await refuse_newer(store)
         # The mesh reads every format, and writes its own the next time.
         await store.save(KEY, StateEncoding().encode(state.to_dict()))
 
