@@ -51,9 +51,9 @@ class Job(Generic[StateT]):
 class _Desk(Generic[StateT]):
     """Where jobs lie until the thread takes them.
 
-    It is woken through a pipe: whoever writes there is taken to wait for an answer, and the system wakes the thread on
-    the same core if it can. A lock wakes it on another, often one that has fallen asleep, which took three times as
-    long as the job itself.
+    The thread is woken through a pipe: whoever writes there is taken to wait for the answer, and so Linux tends to wake
+    the reader on the same core, where a lock would wake it on another that has fallen asleep. On a virtual machine
+    that took longer than the work itself.
 
     Raises:
         OSError: No file descriptors are left.
