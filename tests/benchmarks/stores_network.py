@@ -19,14 +19,9 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import loopback  # beside this script
-
-from modelmesh import ModelMesh
 from modelmesh.interfaces.ledger import Claim, RateClaim, WindowClaim
-from modelmesh.router import CompletionRequest
 from modelmesh_plugins.state_stores.memory import MemoryStateStore
 from modelmesh_plugins.state_stores.postgres import PostgresConfig, PostgresStateStore
 from modelmesh_plugins.state_stores.redis import RedisConfig, RedisStateStore
@@ -101,39 +96,6 @@ def shown(times: list[float]) -> str:
     return f"{times[len(times) // 2]:,.0f} / {times[len(times) * 99 // 100]:,.0f}"
 
 
-async def request_cpu(sections: dict[str, dict[str, Any]], url: str) -> dict[str, float]:
-    """CPU time of this process for one request over HTTP, under a budget and a rate, 50 at once, in microseconds."""
-    meshes = {name: ModelMesh() for name in sections}
-    for name, mesh in meshes.items():
-        provider = {
-            "connector": "modelmesh.openai-compatible.v1",
-            "base_url": f"{url}/fast/v1",
-            "budget": {"daily_limit": 10**6},
-            "rate_limit": {"rpm": 10**8},
-        }
-        model = {
-            "provider": "p0",
-            "capabilities": ["chat-completion"],
-            "pricing": {"input_per_1k_tokens": 0, "output_per_1k_tokens": 0, "per_request": 0.01},
-        }
-        pools: dict[str, Any] = {"chat-completion": {}}
-        mesh.initialize(
-            {"providers": {"p0": provider}, "models": {"m0": model}, "pools": pools, "storage": sections[name]}
-        )
-    taken: dict[str, list[float]] = {name: [] for name in sections}
-    request = CompletionRequest(loopback.MESSAGES)
-    for turn in range(loopback.ROUNDS + 1):
-        for name, mesh in meshes.items():
-            router = mesh.get_router()
-            # Bound at once: the loop goes on before the call is made.
-            cost = await loopback.cpu(lambda router=router: router.acomplete("chat-completion", request))
-            if turn:
-                taken[name].append(cost)
-    for mesh in meshes.values():
-        await mesh.ashutdown()
-    return {name: median(costs) for name, costs in taken.items()}
-
-
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,20 +120,6 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for name, make in stores.items():
             print(f"| {name} | {asyncio.run(measure(name, make(), chosen.rounds))} |", flush=True)
-        sections = {
-            "memory": {"connector": "modelmesh.memory.v1"},
-            "Redis": {"connector": "modelmesh.redis.v1", "url": redis.url, "timeout": 30, "call_timeout": 30},
-            "PostgreSQL": {
-                "connector": "modelmesh.postgres.v1",
-                "url": postgres.url,
-                "timeout": 30,
-                "call_timeout": 30,
-            },
-        }
-        with loopback.server() as url:
-            costs = asyncio.run(request_cpu(sections, url))
-        for name, cost in costs.items():
-            print(f"CPU of a request, {name}: {cost:.0f} µs, {cost / costs['memory']:.2f} × memory")
 
 
 if __name__ == "__main__":
