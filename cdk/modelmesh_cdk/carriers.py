@@ -124,6 +124,33 @@ class HttpxCarrier:
         await self._transport.aclose()
 
 
+async def _parts(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield what comes; when the connection breaks, first what had come before and waits to be read.
+
+    aiohttp raises at once then, and whoever reads slowly would lose it.
+    """
+    while True:
+        try:
+            part = await content.readany()
+        except Exception as error:
+            broken = content.exception()
+            if broken is None:
+                raise
+            content.set_exception(None)  # type: ignore[arg-type]  # the only way to what it holds
+            try:
+                left = content.read_nowait()
+            except Exception:
+                left = b""
+            finally:
+                content.set_exception(broken)
+            if left:
+                yield left
+            raise error from error.__cause__
+        if not part:
+            return
+        yield part
+
+
 async def _close(response: httpx.Response) -> None:
     """Close an unfinished answer even while the task is being cancelled: otherwise its place in the pool is lost.
 
@@ -176,7 +203,7 @@ class AiohttpCarrier:
 
         names = {name.lower(): value for name, value in response.headers.items()}
         # Read to its end, an answer has given its connection back already.
-        return Opened(response.status, names, aiter(response.content.iter_any()), _nothing, hang_up)
+        return Opened(response.status, names, _parts(response.content), _nothing, hang_up)
 
     def _new_session(self) -> aiohttp.ClientSession:
         library = self._library

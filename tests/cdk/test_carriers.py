@@ -6,10 +6,13 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock
 
+import aiohttp
 import httpx
 import pytest
 
+from modelmesh_cdk import carriers
 from modelmesh_cdk.carriers import HttpxCarrier, Opened
 
 
@@ -89,3 +92,19 @@ def test_a_close_goes_on_when_its_task_is_cancelled(error: Exception | None) -> 
 
     assert asyncio.run(scenario())
     assert complaints == []
+
+
+def test_what_came_before_a_connection_broke_is_handed_over_first() -> None:
+    """However slowly it is read: of what a provider sent and billed nothing is thrown away."""
+
+    async def scenario() -> list[bytes]:
+        content = aiohttp.StreamReader(Mock(), 2**16, loop=asyncio.get_running_loop())
+        content.feed_data(b"lo")
+        content.set_exception(aiohttp.ClientPayloadError("cut"))
+        parts = carriers._parts(content)
+        first = await anext(parts)
+        with pytest.raises(aiohttp.ClientPayloadError, match="cut"):
+            await anext(parts)
+        return [first]
+
+    assert asyncio.run(scenario()) == [b"lo"]
