@@ -7,9 +7,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from modelmesh.errors import StateStoreError
+from modelmesh_cdk.mailbox import Mailbox
 
 BATCH = 256
 """Jobs that are committed together at most."""
@@ -29,15 +32,21 @@ class Job(Generic[StateT]):
         error: What it raised, or what became of its commit.
     """
 
-    __slots__ = ("done", "error", "loop", "value", "work", "writes")
+    __slots__ = ("done", "error", "mailbox", "value", "work", "writes")
 
-    def __init__(self, work: Callable[[StateT], Any], writes: bool) -> None:
+    def __init__(
+        self,
+        work: Callable[[StateT], Any],
+        writes: bool,
+        done: asyncio.Future[Any],
+        mailbox: Mailbox[Sequence[Job[StateT]]],
+    ) -> None:
         self.work = work
         self.writes = writes
         self.value: Any = None
         self.error: Exception | None = None
-        self.loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[Any] = self.loop.create_future()
+        self.done = done
+        self.mailbox = mailbox
 
     def carry_out(self, state: StateT) -> None:
         """Do the work and keep its result, or its refusal."""
@@ -114,6 +123,8 @@ class CommitThread(Generic[StateT]):
         self._finish = finish
         self._desk: _Desk[StateT] | None = None
         self._thread: threading.Thread | None = None
+        self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox[Sequence[Job[StateT]]]]
+        self._mailboxes = WeakKeyDictionary()
         self._process = 0
         self._closed = False
         self._guard = threading.Lock()
@@ -132,26 +143,33 @@ class CommitThread(Generic[StateT]):
         Raises:
             StateStoreError: The store is closed, or the thread cannot begin.
         """
-        job = Job(work, writes)
+        loop = asyncio.get_running_loop()
         with self._guard:
             if self._closed:
                 raise StateStoreError("the state store is closed")
             desk = self._desk
-            if desk is None or self._process != os.getpid():  # threads do not come along through a fork
-                desk = self._begin(desk)
+            try:
+                if desk is None or self._process != os.getpid():  # threads do not come along through a fork
+                    desk = self._begin(desk)
+                mailbox = self._mailboxes.get(loop)
+                if mailbox is None:
+                    mailbox = self._mailboxes[loop] = Mailbox(loop, _resolve)
+            except OSError as error:
+                raise StateStoreError(
+                    f"the state store cannot begin to work: {error}; raise the limit of open files (ulimit -n)",
+                    retryable=True,
+                ) from error
+            job = Job(work, writes, loop.create_future(), mailbox)
             desk.put(job)
         return job.done
 
     def _begin(self, forked: _Desk[StateT] | None) -> _Desk[StateT]:
         if forked is not None:
             forked.close()  # here; the process it was forked from has its own
-        try:
-            desk = self._desk = _Desk()
-        except OSError as error:
-            raise StateStoreError(
-                f"the state store cannot begin to work: {error}; raise the limit of open files (ulimit -n)",
-                retryable=True,
-            ) from error
+            for mailbox in self._mailboxes.values():
+                mailbox.leave()
+            self._mailboxes.clear()
+        desk = self._desk = _Desk()
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._serve, args=(desk,), name=self._name, daemon=True)
         self._thread.start()
@@ -168,6 +186,13 @@ class CommitThread(Generic[StateT]):
             desk.put(None)
         await asyncio.to_thread(thread.join)
         desk.close()
+        for loop, mailbox in list(self._mailboxes.items()):
+            if loop is asyncio.get_running_loop() or loop.is_closed():
+                mailbox.close()
+            else:
+                with suppress(RuntimeError):  # it is closed just now
+                    loop.call_soon_threadsafe(mailbox.close)
+        self._mailboxes.clear()
 
     def _serve(self, desk: _Desk[StateT]) -> None:
         going = True
@@ -184,20 +209,13 @@ class CommitThread(Generic[StateT]):
             for job in batch:
                 job.error = error
         if len(batch) == 1:
-            _tell(batch[0].loop, batch)
+            batch[0].mailbox.put(batch)
             return
-        by_loop: dict[asyncio.AbstractEventLoop, list[Job[StateT]]] = {}
+        by_loop: dict[Mailbox[Sequence[Job[StateT]]], list[Job[StateT]]] = {}
         for job in batch:
-            by_loop.setdefault(job.loop, []).append(job)
-        for loop, jobs in by_loop.items():
-            _tell(loop, jobs)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, jobs: Sequence[Job[Any]]) -> None:
-    try:
-        loop.call_soon_threadsafe(_resolve, jobs)
-    except RuntimeError:
-        return  # the loop is closed: nobody waits there any more
+            by_loop.setdefault(job.mailbox, []).append(job)
+        for mailbox, jobs in by_loop.items():
+            mailbox.put(jobs)
 
 
 def _resolve(jobs: Sequence[Job[Any]]) -> None:

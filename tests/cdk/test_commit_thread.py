@@ -138,6 +138,29 @@ def test_a_wait_that_is_cancelled_disturbs_nobody() -> None:
     assert asyncio.run(scenario()) == [1, 2]
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="open file descriptors cannot be counted here")
+def test_whoever_closes_it_ends_what_other_loops_watch_too() -> None:
+    """Each loop that has waited for a job watches for answers; the loops go on without it."""
+
+    def descriptors() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        one.run(asyncio.sleep(0))
+        other.run(asyncio.sleep(0))
+        before = descriptors()
+        numbers = Numbers()
+        numbers.gate.set()
+        one.run(numbers.thread.run(lambda kept: kept.append(1)))
+        assert other.run(numbers.thread.run(len)) == 1
+        assert descriptors() > before
+
+        other.run(numbers.thread.close())
+        one.run(asyncio.sleep(0))
+
+        assert descriptors() == before
+
+
 LONELY = """
 import asyncio, os, resource
 from modelmesh.errors import StateStoreError
