@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 from modelmesh.interfaces.state_store import StateRecord, StoreLock
-from modelmesh_cdk.ledger import MICROSECONDS, Books, Line, Rate, Reservation, Window, read_lines
+from modelmesh_cdk.ledger import MICROSECONDS, Books, Rate, Reservation, Window, read_lines
 
 HOUSEKEEPING_SECONDS = 60.0
 """How often what nobody needs is deleted, and how long messages stay."""
@@ -16,6 +17,10 @@ KEPT = 10_000
 
 NEVER = 1 << 62
 """After all times, in microseconds: nothing falls due."""
+
+
+State: TypeAlias = tuple[int, int, int, int]
+"""What makes a `Window` or a `Rate` again."""
 
 
 class Page(Books):
@@ -33,8 +38,8 @@ class Page(Books):
         self._sweep_at = NEVER  # tables are swept by statements of their own
         self._version = -1
         self._due_from = self._due_from_in_table = NEVER
-        self._windows_in_table: dict[str, tuple[int, int, int, int] | None] = {}
-        self._rates_in_table: dict[str, tuple[int, int, int, int] | None] = {}
+        self._windows_in_table: dict[str, State | None] = {}
+        self._rates_in_table: dict[str, State | None] = {}
         self._reservations_in_table: dict[str, Reservation | None] = {}
         self._touched_windows: set[str] = set()
         self._touched_rates: set[str] = set()
@@ -96,41 +101,29 @@ class Page(Books):
 
     def write(self) -> None:
         """Write back what differs from what is in the tables."""
-        windows = []
+        rows: list[tuple[str, str, int, str]] = []
         for account in self._touched_windows:
             window = self.windows.get(account)
             if window is not None and (state := window.state()) != self._windows_in_table.get(account):
                 self._windows_in_table[account] = state
-                windows.append((account, *state))
-        rates = []
+                rows.append(("window", account, NEVER if window.reserved else window.forget_at, _text_of(state)))
         for account in self._touched_rates:
             rate = self.rates.get(account)
             if rate is not None and (state := rate.state()) != self._rates_in_table.get(account):
                 self._rates_in_table[account] = state
-                rested_at = rate.at - (-rate.debt // rate.limit)
-                rates.append((account, str(rate.debt), rate.at, rate.limit, rate.period, rested_at))
-        opened = [
-            (name, each.ends_at, each.dispatched, _text_of(each.lines))
-            for name, each in self.reservations.items()
-            if each is not self._reservations_in_table.get(name)
-        ]
-        closed = [
-            (name,)
-            for name, each in self._reservations_in_table.items()
-            if each is not None and name not in self.reservations
-        ]
-        for statement, rows in (
-            ("put_window", windows),
-            ("put_rate", rates),
-            ("put_reservation", opened),
-            ("drop_reservation", closed),
-        ):
-            if rows:
-                self._database.executemany(self._sql[statement], rows)
-        # The earliest end of a lease stands in a row of its own, never too late: an index of ends would cost each claim
-        # and each settlement a page more. It may be too early, of one settled since; then looking finds the next.
-        if opened:
-            self._due_from = min(self._due_from, *(each.ends_at for each in self.reservations.values()))
+                rows.append(("rate", account, rate.at - (-rate.debt // rate.limit), _text_of(state)))
+        for name, opened in self.reservations.items():
+            if opened is not self._reservations_in_table.get(name):
+                # The earliest end of a lease stands in a row of its own, never too late: an index of ends would cost
+                # each claim and each settlement a page more. It may be too early, of one settled since; then looking
+                # finds the next.
+                self._due_from = min(self._due_from, opened.ends_at)
+                rows.append(("reservation", name, opened.ends_at, _text_of_reservation(opened)))
+        if rows:
+            self._database.executemany(self._sql["put"], rows)
+        for name, known in self._reservations_in_table.items():
+            if known is not None and name not in self.reservations:
+                self.run("drop_reservation", name)
         if self._due_from != self._due_from_in_table:
             self._due_from_in_table = self._due_from
             self.run("put_due", self._due_from)
@@ -138,8 +131,7 @@ class Page(Books):
     def forget(self) -> None:
         """Delete what nobody needs."""
         moment = int(self.now * MICROSECONDS)
-        self.run("forget_windows", moment)
-        self.run("forget_rates", moment)
+        self.run("forget_accounts", moment)
         self.run("forget_locks", self.now)
         # A message from the future was written before the clock was put back.
         self.run("forget_messages", self.now - HOUSEKEEPING_SECONDS, self.now + HOUSEKEEPING_SECONDS)
@@ -153,9 +145,8 @@ class Page(Books):
 
     def _catch_up(self, moment: int) -> None:
         if moment >= self._due_from:
-            for name, ends_at, dispatched, lines in self.run("due", moment):
-                self.open(name, ends_at, bool(dispatched), _lines_of(lines))
-                self._reservations_in_table[name] = self.reservations[name]
+            for name, ends_at, state in self.run("due", moment):
+                self._open(name, ends_at, state)
             (first_end,) = self.run("first_end", moment).fetchone()
             self._due_from = first_end if first_end is not None else NEVER
         super()._catch_up(moment)
@@ -163,40 +154,46 @@ class Page(Books):
     def _window(self, account: str) -> Window | None:
         self._touched_windows.add(account)
         if account not in self._windows_in_table:
-            row = self._windows_in_table[account] = self.run("window", account).fetchone()
-            if row is not None:
-                self.windows[account] = Window(*row)
+            state = self._windows_in_table[account] = self._account("window", account)
+            if state is not None:
+                self.windows[account] = Window(*state)
         return self.windows.get(account)
 
     def _rate(self, account: str) -> Rate | None:
         self._touched_rates.add(account)
         if account not in self._rates_in_table:
-            row = self.run("rate", account).fetchone()
-            if row is not None:
-                row = (int(row[0]), *row[1:])
-                self.rates[account] = Rate(*row)
-            self._rates_in_table[account] = row
+            state = self._rates_in_table[account] = self._account("rate", account)
+            if state is not None:
+                self.rates[account] = Rate(*state)
         return self.rates.get(account)
+
+    def _account(self, kind: str, account: str) -> State | None:
+        row = self.run("account", kind, account).fetchone()
+        if row is None:
+            return None
+        first, second, third, fourth = map(int, row[0].split("\t"))
+        return first, second, third, fourth
 
     def _reservation(self, reservation: str) -> Reservation | None:
         if reservation not in self._reservations_in_table and reservation not in self.reservations:
             row = self.run("reservation", reservation).fetchone()
             if row is not None:
-                ends_at, dispatched, lines = row
-                self.open(reservation, ends_at, bool(dispatched), _lines_of(lines))
-            self._reservations_in_table[reservation] = self.reservations.get(reservation)
+                self._open(reservation, *row)
+            else:
+                self._reservations_in_table[reservation] = None
         return self.reservations.get(reservation)
 
-
-def _text_of(lines: Sequence[Line]) -> str:
-    """Write what a reservation holds, an account a row: no account's name has a tab or ends a line."""
-    return "\n".join(
-        [
-            f"{account}\t{amount}\t{limit}\t{period}\t{drained_at}"
-            for account, amount, limit, period, drained_at in lines
-        ]
-    )
+    def _open(self, name: str, ends_at: int, state: str) -> None:
+        dispatched, *lines = state.split("\n")
+        self.open(name, ends_at, dispatched == "1", read_lines([line.split("\t") for line in lines]))
+        self._reservations_in_table[name] = self.reservations[name]
 
 
-def _lines_of(text: str) -> list[Line]:
-    return read_lines([row.split("\t") for row in text.split("\n")]) if text else []
+def _text_of(values: Iterable[str | int]) -> str:
+    """Write values beside one another: no account's name has a tab or ends a line."""
+    return "\t".join(map(str, values))
+
+
+def _text_of_reservation(reservation: Reservation) -> str:
+    """Write whether it was dispatched and what it holds, a line each."""
+    return "\n".join(["1" if reservation.dispatched else "0", *map(_text_of, reservation.lines)])
