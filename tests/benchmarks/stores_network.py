@@ -25,7 +25,7 @@ from modelmesh.interfaces.ledger import Claim, RateClaim, WindowClaim
 from modelmesh_plugins.state_stores.memory import MemoryStateStore
 from modelmesh_plugins.state_stores.postgres import PostgresConfig, PostgresStateStore
 from modelmesh_plugins.state_stores.redis import RedisConfig, RedisStateStore
-from modelmesh_plugins.state_stores.redis.connection import Command
+from modelmesh_plugins.state_stores.redis.commands import command
 
 CLAIMS: list[Claim] = [
     WindowClaim("budget/openai/day/2026-11-21", 1_000, 10**15, 86_400.0),
@@ -82,7 +82,7 @@ async def measure(name: str, store: Any, rounds: int) -> str:
 async def _bare(store: Any) -> Callable[[], Awaitable[Any]]:
     """What asks the least of a store's server, over the connection of its books."""
     if isinstance(store, RedisStateStore):
-        return lambda: store._run(Command(("PING",)))
+        return lambda: store._run(command("PING"))
     if isinstance(store, PostgresStateStore):
         lane = store._database._books
         await lane.run(lambda connection: connection.execute("PREPARE bare AS SELECT 1"), within=30.0, repeatable=False)

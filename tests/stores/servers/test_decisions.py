@@ -86,14 +86,14 @@ def test_redis_gives_the_reference_answers(redis_server: Any, own_name: str, ste
     """Whatever is reserved, settled, released and awaited, verdicts and balances are those of `Books`."""
     config = redis.RedisConfig(url=SecretStr(redis_server.url), key_prefix=own_name, timeout=10.0)
     store = redis.RedisStateStore(config)
-    store._scripts = redis.store.scripts(LUA_CLOCK)
-    command = redis.connection.Command
+    store._calls = redis.store.LedgerCalls(redis.store.scripts(LUA_CLOCK).ledger, store._prefix)
+    command = redis.store.command
 
     async def clear() -> None:
-        await store._run(command(("FLUSHALL",)))
+        await store._run(command("FLUSHALL"))
 
     async def set_clock(now: int) -> None:
-        await store._run(command(("SET", f"clock-of-{store._prefix}leases", now)))
+        await store._run(command("SET", f"clock-of-{store._prefix}leases", now))
 
     asyncio.run(_compare(store, steps, clear, set_clock))
 

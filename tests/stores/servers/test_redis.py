@@ -153,7 +153,7 @@ def _drive(redis: Any, scenario: Any) -> None:
         store, other = redis.make(), redis.make()
 
         async def admin(*words: Any) -> Any:
-            return await other._run(redis.home.connection.Command(words))
+            return await other._run(redis.home.store.command(*words))
 
         try:
             await scenario(store, admin)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, Connection
 from redis.asyncio.retry import Retry
@@ -15,50 +14,13 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from modelmesh.errors import StateStoreError
 from modelmesh_cdk.batches import Batches
+from modelmesh_plugins.state_stores.redis.commands import Command, load
 from modelmesh_plugins.state_stores.redis.config import RedisConfig
 from modelmesh_plugins.state_stores.redis.failures import code_of, failure
-from modelmesh_plugins.state_stores.redis.scripts import Script
 
 CLOSING_SECONDS = 1.0
 _RECONNECT = frozenset({"READONLY", "MOVED", "MASTERDOWN"})
 """Refusals after which a name may lead to another server: the connection is opened anew."""
-
-
-@dataclass(slots=True)
-class Command:
-    """One command, or one script with its keys and arguments.
-
-    Attributes:
-        words: The command; empty for a script.
-        script: The script.
-        arguments: Number of keys, keys, arguments of the script.
-        repeatable: Whether carrying it out twice does what once does, so that it may be sent again when the
-            connection broke before its answer came.
-    """
-
-    words: tuple[str | bytes | int, ...] = ()
-    script: Script | None = None
-    arguments: tuple[str | bytes | int, ...] = ()
-    repeatable: bool = False
-
-    def packed(self) -> bytes:
-        """What is sent. redis-py packs the same, at several times the cost."""
-        words = self.words if self.script is None else ("EVALSHA", self.script.digest, *self.arguments)
-        if set(map(type, words)) == {str}:
-            # Most commands are ASCII throughout, of which one encoding of the whole takes a third of the time.
-            texts = cast("tuple[str, ...]", words)
-            whole = f"*{len(texts)}\r\n" + "".join([f"${len(text)}\r\n{text}\r\n" for text in texts])
-            if whole.isascii():
-                return whole.encode()
-        return _packed(words)
-
-
-def _packed(words: Sequence[str | bytes | int]) -> bytes:
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        data = word if isinstance(word, bytes) else str(word).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
 
 
 class Wire:
@@ -102,9 +64,8 @@ class Wire:
         ]
         if again:
             connection, _ = await self._connected()
-            scripts = {batch[place].script for place in again if batch[place].script is not None}
-            loading = [Command(("SCRIPT", "LOAD", script.text)) for script in scripts if script is not None]
-            loaded = await self._exchange(connection, loading)
+            scripts = {batch[place].script for place in again}
+            loaded = await self._exchange(connection, [load(script) for script in scripts if script is not None])
             refused = next((each for each in loaded if isinstance(each, Exception)), None)
             repeated = await self._exchange(connection, [batch[place] for place in again])
             for place, answer in zip(again, repeated, strict=True):
@@ -118,7 +79,7 @@ class Wire:
         answers: list[Any] = []
         try:
             async with asyncio.timeout(self._config.timeout):
-                await connection.send_packed_command(b"".join([command.packed() for command in batch]))
+                await connection.send_packed_command(b"".join([command.packed for command in batch]))
                 while len(answers) < len(batch):
                     try:
                         answers.append(await connection.read_response())

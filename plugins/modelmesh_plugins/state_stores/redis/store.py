@@ -9,12 +9,14 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
-from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Verdict, WindowClaim
+from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Verdict
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
 from modelmesh_cdk.ledger import MICROSECONDS
 from modelmesh_cdk.state_store import BaseStateStore
+from modelmesh_plugins.state_stores.redis.commands import Command, call, command
 from modelmesh_plugins.state_stores.redis.config import RedisConfig
-from modelmesh_plugins.state_stores.redis.connection import Command, Wire
+from modelmesh_plugins.state_stores.redis.connection import Wire
+from modelmesh_plugins.state_stores.redis.ledger_calls import LedgerCalls
 from modelmesh_plugins.state_stores.redis.listener import Listener
 from modelmesh_plugins.state_stores.redis.scripts import Scripts, scripts
 
@@ -41,6 +43,7 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
         self._prefix = f"{{{self.config.key_prefix}}}:"
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Wire, Listener]] = WeakKeyDictionary()
         self._scripts: Scripts = scripts()
+        self._calls = LedgerCalls(self._scripts.ledger, self._prefix)
 
     async def close(self) -> None:
         """Close this loop's connections; those of other loops close on them, where they still run."""
@@ -57,84 +60,64 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
 
     async def _load(self, key: str) -> StateRecord | None:
         words = ("HMGET", self._record(key), "data", "version", "at")
-        data, version, at = await self._run(Command(words, repeatable=True))
+        data, version, at = await self._run(command(*words, repeatable=True))
         return StateRecord(key, data, int(version), int(at) / MICROSECONDS) if version is not None else None
 
     async def _stat(self, key: str) -> StateRecord | None:
-        version, at = await self._run(Command(("HMGET", self._record(key), "version", "at"), repeatable=True))
+        version, at = await self._run(command("HMGET", self._record(key), "version", "at", repeatable=True))
         return StateRecord(key, b"", int(version), int(at) / MICROSECONDS) if version is not None else None
 
     async def _save(self, key: str, data: bytes, expected_version: int | None) -> StateRecord | None:
         expected = "" if expected_version is None else expected_version
-        arguments = (2, self._record(key), self._index, key, data, expected)
-        saved = await self._run(Command(script=self._scripts.save, arguments=arguments))
+        saved = await self._run(call(self._scripts.save, (self._record(key), self._index), (key, data, expected)))
         return StateRecord(key, data, int(saved[0]), int(saved[1]) / MICROSECONDS) if saved is not None else None
 
     async def _delete(self, key: str) -> bool:
-        arguments = (2, self._record(key), self._index, key)
-        return bool(await self._run(Command(script=self._scripts.delete, arguments=arguments)))
+        return bool(await self._run(call(self._scripts.delete, (self._record(key), self._index), (key,))))
 
     async def _list(self, prefix: str) -> Sequence[str]:
         # No UTF-8 text has a byte 0xff, so it comes after all that the prefix begins.
         begins = prefix.encode()
         words = ("ZRANGEBYLEX", self._index, b"[" + begins, b"(" + begins + b"\xff")
-        return [key.decode() for key in await self._run(Command(words, repeatable=True))]
+        return [key.decode() for key in await self._run(command(*words, repeatable=True))]
 
     # --- books of limits --------------------------------------------------------------------------
 
     async def _reserve(self, reservation: str, claims: Sequence[Claim], lease: float, dispatched: bool) -> Verdict:
-        words = [_microseconds(lease), "1" if dispatched else "0"]
-        for claim in claims:
-            if isinstance(claim, WindowClaim):
-                words += ["w", claim.account, str(claim.amount), str(claim.limit), _microseconds(claim.keep), ""]
-            else:
-                period = _microseconds(claim.period)
-                words += ["q", claim.account, str(claim.amount), str(claim.limit), period, str(claim.burst)]
-        keys = [f"{self._prefix}{'w' if isinstance(each, WindowClaim) else 'q'}:{each.account}" for each in claims]
-        answer = await self._keep("reserve", reservation, words, keys)
+        answer = await self._run(self._calls.reserve(reservation, claims, lease, dispatched))
         if answer[0]:
             return GRANTED
         _, account, available, wait = answer
         return Verdict(False, account.decode(), int(available), int(wait) / MICROSECONDS if wait else None)
 
     async def _settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
-        words = [word for account, amount in actual.items() for word in (account, str(amount))]
-        return bool(await self._keep("settle", reservation, words))
+        return bool(await self._run(self._calls.settle(reservation, actual)))
 
     async def _release(self, reservation: str) -> bool:
-        return bool(await self._keep("release", reservation, ()))
+        return bool(await self._run(self._calls.release(reservation)))
 
     async def _balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
-        found = await self._keep("balances", "", accounts)
+        found = await self._run(self._calls.balances(accounts))
         return {
             account: Balance(int(found[2 * place]), int(found[2 * place + 1])) for place, account in enumerate(accounts)
         }
-
-    async def _keep(self, operation: str, reservation: str, words: Sequence[str], keys: Sequence[str] = ()) -> Any:
-        names = (f"{self._prefix}leases", f"{self._prefix}r:{reservation}", *keys)
-        arguments = (str(len(names)), *names, operation, self._prefix, reservation, *words)
-        # A reservation that is there already is granted again, and reading changes nothing; but what was settled and
-        # is settled again would seem never to have been open.
-        repeatable = operation in ("reserve", "balances")
-        return await self._run(Command(script=self._scripts.ledger, arguments=arguments, repeatable=repeatable))
 
     # --- locks --------------------------------------------------------------------------------------
 
     async def _lock(self, name: str, expires_in: float) -> StoreLock | None:
         milliseconds = min(max(1, int(expires_in * 1_000)), 10**13)
-        arguments = (2, f"{self._prefix}l:{name}", f"{self._prefix}fence", milliseconds)
-        fence = await self._run(Command(script=self._scripts.lock, arguments=arguments))
+        keys = (f"{self._prefix}l:{name}", f"{self._prefix}fence")
+        fence = await self._run(call(self._scripts.lock, keys, (milliseconds,)))
         return StoreLock(name, int(fence), expires_in) if fence is not None else None
 
     async def _unlock(self, lock: StoreLock) -> bool:
-        arguments = (1, f"{self._prefix}l:{lock.name}", lock.fence)
-        return bool(await self._run(Command(script=self._scripts.unlock, arguments=arguments)))
+        return bool(await self._run(call(self._scripts.unlock, (f"{self._prefix}l:{lock.name}",), (lock.fence,))))
 
     # --- messages -----------------------------------------------------------------------------------
 
     async def _publish(self, channel: str, message: bytes) -> None:
         await self._line[1].until_heard(channel, within=self.config.timeout / 2)
-        await self._run(Command(("PUBLISH", f"{self._prefix}c:{channel}", message)))
+        await self._run(command("PUBLISH", f"{self._prefix}c:{channel}", message))
 
     def _subscribe(self, channel: str) -> AsyncGenerator[bytes, None]:
         return self._line[1].subscribe(channel)
@@ -163,7 +146,3 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
 async def _close(wire: Wire, listener: Listener) -> None:
     await listener.close()
     await wire.close()
-
-
-def _microseconds(seconds: float) -> str:
-    return str(int(seconds * MICROSECONDS))
