@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar, cast
 
@@ -52,6 +52,14 @@ class Batches(Generic[Item, Result]):
         Raises:
             TimeoutError: There was no result in time; whether the item was carried out is not known.
         """
+        return await self.put(item, within=within)
+
+    async def ask_all(self, items: Iterable[Item], *, within: float) -> list[Result | Exception]:
+        """Return each item's result, or the exception that `ask` would have raised."""
+        return await outcomes_of([self.put(item, within=within) for item in items])
+
+    def put(self, item: Item, *, within: float) -> asyncio.Future[Result]:
+        """Give an item in; its future ends as `ask` does."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, answer))
@@ -59,7 +67,7 @@ class Batches(Generic[Item, Result]):
             # A context of its own: the batch serves many, and outlives the request that happened to start it.
             self._workers.add(loop.create_task(self._work(), context=Context()))
         self._end_at(loop.time() + within, answer, loop)
-        return await answer
+        return answer
 
     def _end_at(self, due: float, answer: asyncio.Future[Result], loop: asyncio.AbstractEventLoop) -> None:
         limits = self._limits
@@ -126,6 +134,21 @@ class Batches(Generic[Item, Result]):
                 answer.set_exception(outcome)
             else:
                 answer.set_result(outcome)
+
+
+async def outcomes_of(futures: Sequence[asyncio.Future[Result]]) -> list[Result | Exception]:
+    """Wait for each; return its result or its exception. Where the wait is cancelled, so are they."""
+    outcomes: list[Result | Exception] = []
+    try:
+        for future in futures:
+            try:
+                outcomes.append(await future)
+            except Exception as error:
+                outcomes.append(error)
+    finally:
+        for future in futures[len(outcomes) :]:
+            future.cancel()
+    return outcomes
 
 
 def _give_up(answer: asyncio.Future[Result]) -> None:

@@ -19,6 +19,7 @@ from modelmesh.hookspecs import hookimpl
 from modelmesh.interfaces.ledger import Balance, Claim, Verdict
 from modelmesh.interfaces.runtime import ConnectorContext
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
+from modelmesh_cdk.batches import outcomes_of
 from modelmesh_cdk.channels import Channels
 from modelmesh_cdk.ledger import Books, check_actual, check_claims
 from modelmesh_cdk.locks import LockTable, check_expiry
@@ -46,7 +47,8 @@ class BaseStateStore(ABC, Generic[ConfigT]):
     Books, locks and messages then work too, as far as records carry them: books and locks are records that change by
     compare and set, at two calls each, by the clock of the process that asks; messages reach subscribers of this
     process only. A store that can do better overrides ``_reserve``, ``_settle``, ``_release`` and ``_balances``,
-    ``_lock`` and ``_unlock``, ``_publish`` and ``_subscribe``, ``_stat``.
+    ``_lock`` and ``_unlock``, ``_publish`` and ``_subscribe``, ``_stat``; and ``_settle_all``, if it can settle many
+    at less than each costs alone.
 
     Attributes:
         config_model: Settings from the ``storage`` section.
@@ -118,6 +120,26 @@ class BaseStateStore(ABC, Generic[ConfigT]):
         check_actual(actual)
         return await self._settle(check_key(reservation), actual)
 
+    async def settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Mapping[str, bool | StateStoreError]:
+        """Settle several reservations; return of each whether it was open, or why it could not be settled."""
+        outcomes: dict[str, bool | StateStoreError] = {}
+        sound: dict[str, Mapping[str, int]] = {}
+        for reservation, actual in settlements.items():
+            try:
+                check_actual(actual)
+                sound[check_key(reservation)] = actual
+            except StateStoreError as error:
+                outcomes[reservation] = error
+        if sound:
+            for reservation, outcome in zip(sound, await self._settle_all(sound), strict=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, StateStoreError):
+                    raise outcome
+                outcomes[reservation] = outcome
+        errors = [outcome for outcome in outcomes.values() if isinstance(outcome, StateStoreError)]
+        if errors and len(errors) == len(outcomes):
+            raise errors[0]
+        return outcomes
+
     async def release(self, reservation: str) -> bool:
         """Give everything back; return whether the reservation was open."""
         return await self._release(check_key(reservation))
@@ -180,6 +202,9 @@ class BaseStateStore(ABC, Generic[ConfigT]):
 
     async def _settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
         return await self._keep_books(lambda books: books.settle(self.now(), reservation, actual))
+
+    async def _settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Sequence[bool | Exception]:
+        return await outcomes_of([asyncio.ensure_future(self._settle(*each)) for each in settlements.items()])
 
     async def _release(self, reservation: str) -> bool:
         return await self._keep_books(lambda books: books.release(self.now(), reservation))

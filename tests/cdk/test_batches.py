@@ -71,6 +71,29 @@ def test_each_item_has_its_own_error() -> None:
     asyncio.run(scenario())
 
 
+def test_many_items_are_asked_at_once_and_each_has_its_outcome() -> None:
+    """They go out together; who stops waiting for them waits for none, and what has not gone out never does."""
+
+    async def scenario() -> None:
+        wire = Wire()
+        batches: Batches[int, int] = Batches(wire.carry_out, limit=3)
+        odd, *even = await batches.ask_all([1, 2, 4, 6], within=5.0)
+        assert isinstance(odd, ValueError)
+        assert even == [4, 8, 12]
+        wire.open.clear()
+        first = asyncio.ensure_future(batches.ask(0, within=5.0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        gone = asyncio.ensure_future(batches.ask_all([2, 4], within=5.0))
+        await asyncio.sleep(0)
+        gone.cancel()
+        wire.open.set()
+        assert await first == 0
+        assert wire.batches == [[1, 2, 4], [6], [0]]
+
+    asyncio.run(scenario())
+
+
 def test_who_stops_waiting_is_left_out_and_hurts_nobody() -> None:
     """A cancelled item that has not gone out never does; one that has leaves the batch's others alone."""
 

@@ -203,3 +203,37 @@ def test_refusals_write_nothing(store: Dictionary) -> None:
     asyncio.run(use())
 
     assert [call[0] for call in store.calls] == ["load"]
+
+
+class SettlesOddly(Dictionary):
+    """Raises what it is told to for some reservations."""
+
+    trouble: dict[str, Exception]
+
+    async def _settle(self, reservation: str, actual: Any) -> bool:
+        if reservation in self.trouble:
+            raise self.trouble[reservation]
+        return True
+
+
+@pytest.mark.parametrize(
+    ("trouble", "outcome"),
+    [
+        pytest.param({"a": StateStoreError("full")}, {"a": "full", "b": True}, id="one"),
+        pytest.param({"a": StateStoreError("full"), "b": StateStoreError("gone")}, "full", id="all"),
+        pytest.param({"b": KeyError("a mistake of its author")}, "'a mistake of its author'", id="mistake"),
+    ],
+)
+def test_of_many_settlements_each_has_its_outcome(trouble: dict[str, Exception], outcome: Any) -> None:
+    """Where none could be settled the error is raised, and so is an error that stores do not promise."""
+    store = SettlesOddly()
+    store.trouble = trouble
+
+    async def settle() -> Any:
+        try:
+            outcomes = await store.settle_all({"a": {}, "b": {}})
+        except Exception as error:
+            return str(error)
+        return {name: str(each) if isinstance(each, Exception) else each for name, each in outcomes.items()}
+
+    assert asyncio.run(settle()) == outcome

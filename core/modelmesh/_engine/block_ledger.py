@@ -208,16 +208,31 @@ class BlockLedger:
 
     async def settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
         """Book what was spent on the blocks it was granted from."""
-        hold = self._holds.pop(reservation, None)
-        if hold is None:
-            return False
-        for account, (block, amount) in hold.blocks.items():
-            await self._book(block, amount, actual.get(account, amount))
-        if hold.is_asked:
-            return await self._ledger.settle(
-                reservation, {account: spent for account, spent in actual.items() if account not in hold.blocks}
-            )
-        return True
+        outcome = (await self.settle_all({reservation: actual}))[reservation]
+        if isinstance(outcome, StateStoreError):
+            raise outcome
+        return outcome
+
+    async def settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Mapping[str, bool | StateStoreError]:
+        """Book what was spent on the blocks, and settle the rest together."""
+        outcomes: dict[str, bool | StateStoreError] = {}
+        asked: dict[str, Mapping[str, int]] = {}
+        for reservation, actual in settlements.items():
+            hold = self._holds.pop(reservation, None)
+            outcomes[reservation] = hold is not None
+            if hold is None:
+                continue
+            try:
+                for account, (block, amount) in hold.blocks.items():
+                    await self._book(block, amount, actual.get(account, amount))
+            except StateStoreError as error:
+                outcomes[reservation] = error
+                continue
+            if hold.is_asked:
+                asked[reservation] = {account: spent for account, spent in actual.items() if account not in hold.blocks}
+        if asked:
+            outcomes.update(await self._ledger.settle_all(asked))
+        return outcomes
 
     async def _book(self, block: _Block, amount: int, spent: int) -> None:
         with self._guard:

@@ -54,6 +54,10 @@ class GuardedLedger:
         """Replace what was reserved by what was spent."""
         return await self.within(self._ledger.settle(reservation, actual))
 
+    async def settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Mapping[str, bool | StateStoreError]:
+        """Settle several reservations, each for itself."""
+        return await self.within(self._ledger.settle_all(settlements))
+
     async def release(self, reservation: str) -> bool:
         """Give everything back."""
         return await self.within(self._ledger.release(reservation))

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from modelmesh.errors import StateStoreError
 
 NANO_USD = 1_000_000_000
 """Nano-USD in a dollar: prices of a single token are whole numbers in it."""
@@ -120,6 +123,20 @@ class Ledger(Protocol):
 
         Returns:
             Whether the reservation was open; settling again, or after its lease, changes nothing.
+        """
+        ...
+
+    async def settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Mapping[str, bool | StateStoreError]:
+        """Settle several reservations, each for itself and as `settle` does, over as few round trips as there can be.
+
+        Args:
+            settlements: What was spent, by reservation.
+
+        Returns:
+            Of each, whether it was open, or why it could not be settled.
+
+        Raises:
+            StateStoreError: None could be settled.
         """
         ...
 

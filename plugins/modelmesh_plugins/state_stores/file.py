@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import errno
 import json
@@ -22,6 +23,7 @@ from modelmesh.interfaces.ledger import Balance, Claim, Verdict
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.runtime import ConnectorContext
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
+from modelmesh_cdk.batches import outcomes_of
 from modelmesh_cdk.commit_thread import CommitThread, Job
 from modelmesh_cdk.ledger import Books
 from modelmesh_cdk.locks import LockTable
@@ -106,7 +108,13 @@ class FileStateStore(BaseStateStore[FileConfig]):
         )
 
     async def _settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
-        return await self._thread.run(lambda state: state.books.settle(self._moment(), reservation, actual))
+        return await self._settling(reservation, actual)
+
+    async def _settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Sequence[bool | Exception]:
+        return await outcomes_of([self._settling(*each) for each in settlements.items()])
+
+    def _settling(self, reservation: str, actual: Mapping[str, int]) -> asyncio.Future[bool]:
+        return self._thread.submit(lambda state: state.books.settle(self._moment(), reservation, actual))
 
     async def _release(self, reservation: str) -> bool:
         return await self._thread.run(lambda state: state.books.release(self._moment(), reservation))

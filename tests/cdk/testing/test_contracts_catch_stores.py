@@ -179,6 +179,12 @@ class SettlesWithinLimits(Wrong):
         )
 
 
+class SettlesTheFirst(Wrong):
+    async def _settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Sequence[bool | Exception]:
+        first, *others = await super()._settle_all(settlements)
+        return [first, *(False for _ in others)]
+
+
 class ReleasesNothing(Wrong):
     async def _release(self, reservation: str) -> bool:
         return await super()._settle(reservation, {})
@@ -395,6 +401,7 @@ CAUGHT: dict[str, type[Wrong]] = {
     "test_a_refusal_says_what_is_left": SaysOnlyNo,
     "test_reserving_again_changes_nothing": ReservesTwice,
     "test_settling_replaces_what_was_reserved": SettlesNothing,
+    "test_many_are_settled_each_for_itself": SettlesTheFirst,
     "test_what_was_overspent_is_in_the_books": SettlesWithinLimits,
     "test_a_release_gives_everything_back": ReleasesNothing,
     "test_a_reservation_without_claims_is_granted": ForgetsTheFree,

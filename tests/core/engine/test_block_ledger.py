@@ -42,6 +42,10 @@ class Counted(MemoryStateStore):
             raise StateStoreError("down")
         return await super().settle(*args, **facts)
 
+    async def settle_all(self, *args: Any, **facts: Any) -> Any:
+        self.calls += 1
+        return await super().settle_all(*args, **facts)
+
     async def release(self, *args: Any, **facts: Any) -> bool:
         self.calls += 1
         return await super().release(*args, **facts)
@@ -238,6 +242,35 @@ def test_an_id_that_is_reserved_is_granted_again() -> None:
         return again.granted, await ledger.settle("same", {"budget": 10}), await ledger.settle("same", {"budget": 10})
 
     assert asyncio.run(scenario()) == (True, True, False)
+
+
+def test_many_are_settled_on_their_blocks_and_what_the_store_holds_of_them_by_one_call() -> None:
+    """A block that cannot be given back is told of its own reservation, and is owed; strangers were never open."""
+
+    async def scenario() -> tuple[dict[str, bool], int, bool, tuple[int, int]]:
+        world = World(1, share=0.1)
+        ledger = world.ledgers[0]
+        for name, amount in (("one", 40), ("two", 30)):
+            flow = RateClaim(f"rpm-{name}", 1, 60, 60.0, 1)
+            assert (await ledger.reserve(name, [*claim(amount, 1_000), flow], lease=60.0)).granted
+        before = world.store.calls
+        outcomes = await ledger.settle_all({"one": {"budget": 20, "rpm-one": 1}, "two": {}, "stranger": {}})
+        calls = world.store.calls - before
+        await ledger.reserve("all that is left", claim(50, 1_000), lease=60.0)
+        await ledger.reserve("of another block", claim(60, 1_000), lease=60.0)
+        world.store.is_down = True
+        down = await ledger.settle_all({"all that is left": {}, "of another block": {"budget": 10}})
+        failed = isinstance(down["all that is left"], StateStoreError) and down["of another block"] is True
+        world.store.is_down = False
+        await ledger.close()
+        return {name: bool(outcome) for name, outcome in outcomes.items()}, calls, failed, await world.booked()
+
+    outcomes, calls, failed, booked = asyncio.run(scenario())
+
+    assert outcomes == {"one": True, "two": True, "stranger": False}
+    assert calls == 1
+    assert failed
+    assert booked == (20 + 30 + 50 + 10, 0)
 
 
 def test_a_refusal_says_when_others_may_give_blocks_back() -> None:

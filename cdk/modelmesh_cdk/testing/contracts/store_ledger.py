@@ -89,6 +89,24 @@ class LedgerScenarios(StoreScenarios):
 
         self.drive(scenario)
 
+    def test_many_are_settled_each_for_itself(self) -> None:
+        """What is unknown, settled before or at nonsense hinders no other; nonsense alone is refused."""
+
+        async def scenario(store: StateStore) -> None:
+            for name in ("one", "two", "before", "odd"):
+                await store.reserve(name, [window("tokens", 10, 100)], lease=LONG)
+            await store.settle("before", {})
+            settlements = {"one": {"tokens": 3}, "odd": {"tokens": -1}, "before": {}, "stranger": {}, "two": {}}
+            outcomes = dict(await store.settle_all(settlements))
+            assert isinstance(outcomes.pop("odd"), StateStoreError)
+            assert outcomes == {"one": True, "before": False, "stranger": False, "two": True}
+            assert (await store.balances(["tokens"]))["tokens"] == Balance(23, 10)
+            assert dict(await store.settle_all({})) == {}
+            with pytest.raises(StateStoreError):
+                await store.settle_all({"odd": {"tokens": -1}})
+
+        self.drive(scenario)
+
     def test_what_was_overspent_is_in_the_books(self) -> None:
         """More than was reserved is recorded even past the limit, and refuses what comes next."""
 

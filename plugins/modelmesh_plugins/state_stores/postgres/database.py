@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +28,10 @@ SWEEP_SECONDS = 60.0
 """How often what nobody needs any more is removed."""
 TRIES = 8
 """How often a transaction is tried that others' changes keep from being made."""
+
+
+_FAILURES = (psycopg.Error, OSError, StateStoreError)
+"""What an exchange ends with where there is no answer; TimeoutError is an OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,12 @@ class Database:
         """
         return await self._ask(self._postings.ask(posting, within=self._config.timeout + self._first_wait))
 
+    async def post_all(self, postings: Iterable[Posting]) -> list[Any]:
+        """Return the answer of each operation on the books, or the `StateStoreError` that `post` would have raised."""
+        outcomes = await self._postings.ask_all(postings, within=self._config.timeout + self._first_wait)
+        self._first_wait = 0.0
+        return [failure(self._place, each) if isinstance(each, _FAILURES) else each for each in outcomes]
+
     async def query(self, query: Query) -> Any:
         """Return a statement's rows.
 
@@ -82,7 +92,7 @@ class Database:
     async def _ask(self, answer: Awaitable[Any]) -> Any:
         try:
             return await answer
-        except (psycopg.Error, OSError, StateStoreError) as error:  # TimeoutError is an OSError
+        except _FAILURES as error:
             # The error may have befallen a whole batch: each task raises one of its own.
             raise failure(self._place, error) from error
         finally:

@@ -114,6 +114,10 @@ class PostgresStateStore(BaseStateStore[PostgresConfig]):
     async def _settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
         return bool(await self._database.post(postings.settlement(reservation, actual)))
 
+    async def _settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Sequence[bool | Exception]:
+        answers = await self._database.post_all([postings.settlement(*each) for each in settlements.items()])
+        return [each if isinstance(each, Exception) else bool(each) for each in answers]
+
     async def _release(self, reservation: str) -> bool:
         return bool(await self._database.post(postings.release(reservation)))
 

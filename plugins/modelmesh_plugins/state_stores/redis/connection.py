@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -43,6 +43,14 @@ class Wire:
             return await self._batches.ask(command, within=self._config.timeout + self._first_wait)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             raise failure(self._place, error) from error
+
+    async def run_all(self, commands: Iterable[Command]) -> list[Any]:
+        """Return the server's answer to each, or the `StateStoreError` that `run` would have raised."""
+        outcomes = await self._batches.ask_all(commands, within=self._config.timeout + self._first_wait)
+        return [
+            failure(self._place, outcome) if isinstance(outcome, RedisError | OSError) else outcome
+            for outcome in outcomes
+        ]
 
     async def close(self) -> None:
         """Let what is out come back, and close the connection."""

@@ -93,6 +93,10 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
     async def _settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
         return bool(await self._run(self._calls.settle(reservation, actual)))
 
+    async def _settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Sequence[bool | Exception]:
+        calls = [self._calls.settle(*each) for each in settlements.items()]
+        return [each if isinstance(each, Exception) else bool(each) for each in await self._line[0].run_all(calls)]
+
     async def _release(self, reservation: str) -> bool:
         return bool(await self._run(self._calls.release(reservation)))
 

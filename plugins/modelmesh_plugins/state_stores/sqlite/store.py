@@ -16,6 +16,7 @@ from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Balance, Claim, Verdict
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
+from modelmesh_cdk.batches import outcomes_of
 from modelmesh_cdk.channels import Subscription
 from modelmesh_cdk.commit_thread import CommitThread, Job
 from modelmesh_cdk.state_store import BaseStateStore
@@ -82,7 +83,13 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
         )
 
     async def _settle(self, reservation: str, actual: Mapping[str, int]) -> bool:
-        return await self._thread.run(lambda page: page.settle(page.now, reservation, actual))
+        return await self._settling(reservation, actual)
+
+    async def _settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Sequence[bool | Exception]:
+        return await outcomes_of([self._settling(*each) for each in settlements.items()])
+
+    def _settling(self, reservation: str, actual: Mapping[str, int]) -> asyncio.Future[bool]:
+        return self._thread.submit(lambda page: page.settle(page.now, reservation, actual))
 
     async def _release(self, reservation: str) -> bool:
         return await self._thread.run(lambda page: page.release(page.now, reservation))
