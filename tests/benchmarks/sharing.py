@@ -93,7 +93,7 @@ async def round_trips(url: str, storage: dict[str, Any]) -> tuple[float, float]:
 
         setattr(store, name, count)
 
-    for name in ("reserve", "settle", "release", "balances", "load", "save", "stat", "lock", "unlock"):
+    for name in ("reserve", "settle", "settle_all", "release", "balances", "load", "save", "stat", "lock", "unlock"):
         counted(name)
     router, request = mesh.get_router(), CompletionRequest(loopback.MESSAGES)
     ahead = after = 0

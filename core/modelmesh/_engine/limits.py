@@ -16,6 +16,7 @@ from modelmesh._engine.block_ledger import BlockLedger
 from modelmesh._engine.estimates import Estimate, estimated
 from modelmesh._engine.limit_rules import Limit
 from modelmesh._engine.policies import RATE_LIMITED
+from modelmesh._engine.settlements import Settlements
 from modelmesh.errors import BudgetExceededError, ProviderError, QuotaExhaustedError, RateLimitError, StateStoreError
 from modelmesh.interfaces.ledger import NANO_USD, Claim, Ledger, Verdict, WindowClaim
 from modelmesh.interfaces.observability import Severity
@@ -119,6 +120,7 @@ class Limits:
         self._shared = shared
         self._alerted: set[str] = set()
         self._settling: set[asyncio.Task[None]] = set()
+        self._settlements = Settlements(ledger, self._not_settled)
 
     @property
     def lasting(self) -> Ledger:
@@ -324,9 +326,11 @@ class Limits:
     async def _book(self, hold: Hold, actual: Mapping[str, int]) -> None:
         if not self._shared:
             await self.settle(hold, actual)
-            return
-        # Off the response's path. Should this loop end first, the lease settles it at what was reserved.
-        self._later(self.settle(hold, actual))
+        elif hold.ledger is self._ledger:
+            # Off the response's path. Should this loop end first, the lease settles it at what was reserved.
+            self._settlements.add(hold.reservation, _with_place(hold, actual))
+        else:
+            self._later(self.settle(hold, actual))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -339,16 +343,17 @@ class Limits:
 
     async def settle(self, hold: Hold, actual: Mapping[str, int]) -> None:
         """Book what was spent; what ``actual`` leaves out counts as reserved."""
-        if hold.places:
-            actual = {**actual, hold.places: 0}
         try:
-            await hold.ledger.settle(hold.reservation, actual)
+            await hold.ledger.settle(hold.reservation, _with_place(hold, actual))
             if not self._shared:
                 await self._look(hold)
         except StateStoreError as error:
-            self._telemetry.trace(
-                Severity.ERROR, "storage", "a request could not be settled; it counts as reserved", error=str(error)
-            )
+            self._not_settled(error)
+
+    def _not_settled(self, error: Exception) -> None:
+        self._telemetry.trace(
+            Severity.ERROR, "storage", "a request could not be settled; it counts as reserved", error=str(error)
+        )
 
     async def tend(self) -> None:
         """Give back what was taken in advance and not used, for as long as it runs; ends at once if there is none."""
@@ -358,6 +363,7 @@ class Limits:
     async def finish(self) -> None:
         """Wait for what is still being settled on this loop, and give back what was taken in advance."""
         loop = asyncio.get_running_loop()
+        await self._settlements.finish()
         waiting = [task for task in self._settling if task.get_loop() is loop]
         if waiting:
             await asyncio.wait(waiting)
@@ -413,6 +419,11 @@ def _busy(member: Member) -> ProviderError | None:
     if most is None or sum(model.in_flight + model.asking for model in provider.models) < most:
         return None
     return _all_run(member)
+
+
+def _with_place(hold: Hold, actual: Mapping[str, int]) -> Mapping[str, int]:
+    """Add that the place is free again."""
+    return {**actual, hold.places: 0} if hold.places else actual
 
 
 def _place(hold: Hold, *, share: int = 1) -> list[Claim]:

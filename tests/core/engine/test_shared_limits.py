@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -33,6 +33,11 @@ class Shared(MemoryStateStore):
     is_slow = False
     is_down = False
     lease = 0.0
+    settled: ClassVar[list[int]] = []
+
+    async def settle_all(self, settlements: Any) -> Any:
+        self.settled.append(len(settlements))
+        return await super().settle_all(settlements)
 
     async def reserve(self, *args: Any, **facts: Any) -> Any:
         self.lease = facts["lease"]
@@ -100,6 +105,25 @@ def ask(mesh: ModelMesh) -> str:
     """Ask; return the model that answered."""
     request = CompletionRequest([{"role": "user", "content": "hi"}])
     return asyncio.run(mesh.get_router().acomplete(POOL, request)).model
+
+
+def test_requests_that_end_together_are_settled_together(build: Build) -> None:
+    """Off their path, by a call or two rather than one each; what they took is in the books when the mesh is closed."""
+    mesh = build(limits={**DAILY, **TWO_PLACES})
+    store: Any = mesh._built().state_store
+    Shared.settled = []
+
+    async def scenario() -> dict[str, Balance]:
+        request = CompletionRequest([{"role": "user", "content": "hi"}])
+        await asyncio.gather(*(mesh.get_router().acomplete(POOL, request) for _ in range(2)))
+        await mesh.ashutdown()
+        quota = next(account for account in store._books.windows if account != PLACES)
+        return dict(await store.balances([quota, PLACES]))
+
+    quota, places = asyncio.run(scenario()).values()
+
+    assert Shared.settled == [2]
+    assert (quota, places) == (Balance(2, 0), Balance(0, 0))
 
 
 @pytest.mark.parametrize(
