@@ -151,12 +151,11 @@ class CommitThread(Generic[StateT]):
             try:
                 if desk is None or self._process != os.getpid():  # threads do not come along through a fork
                     desk = self._begin(desk)
-                mailbox = self._mailboxes.get(loop)
-                if mailbox is None:
-                    mailbox = self._mailboxes[loop] = Mailbox(loop, _resolve)
-            except OSError as error:
+                mailbox = self._mailboxes.get(loop) or self._new_mailbox(loop)
+            except (OSError, RuntimeError) as error:
                 raise StateStoreError(
-                    f"the state store cannot begin to work: {error}; raise the limit of open files (ulimit -n)",
+                    f"the state store cannot begin to work: {error};"
+                    " raise the limits of open files and threads (ulimit -n, ulimit -u)",
                     retryable=True,
                 ) from error
             job = Job(work, writes, loop.create_future(), mailbox)
@@ -165,15 +164,26 @@ class CommitThread(Generic[StateT]):
 
     def _begin(self, forked: _Desk[StateT] | None) -> _Desk[StateT]:
         if forked is not None:
+            self._desk = None
             forked.close()  # here; the process it was forked from has its own
             for mailbox in self._mailboxes.values():
                 mailbox.leave()
             self._mailboxes.clear()
-        desk = self._desk = _Desk()
-        self._process = os.getpid()
-        self._thread = threading.Thread(target=self._serve, args=(desk,), name=self._name, daemon=True)
-        self._thread.start()
+        desk: _Desk[StateT] = _Desk()
+        thread = threading.Thread(target=self._serve, args=(desk,), name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            desk.close()
+            raise
+        self._desk, self._thread, self._process = desk, thread, os.getpid()
         return desk
+
+    def _new_mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox[Sequence[Job[StateT]]]:
+        for closed in [each for each in self._mailboxes if each.is_closed()]:
+            del self._mailboxes[closed]  # its pipe goes with the last job that was asked for there
+        mailbox = self._mailboxes[loop] = Mailbox(loop, _resolve)
+        return mailbox
 
     async def close(self) -> None:
         """Carry out what waits, then end the thread; harmless when repeated or never started."""
@@ -187,7 +197,9 @@ class CommitThread(Generic[StateT]):
         await asyncio.to_thread(thread.join)
         desk.close()
         for loop, mailbox in list(self._mailboxes.items()):
-            if loop is asyncio.get_running_loop() or loop.is_closed():
+            if loop.is_closed():
+                mailbox.leave()
+            elif loop is asyncio.get_running_loop():
                 mailbox.close()
             else:
                 with suppress(RuntimeError):  # it is closed just now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +19,7 @@ class Mailbox(Generic[Item]):
 
     The loop watches a pipe, and one byte in it announces all that lies there: no handle and no context is made for each
     item, and no socket is read until it refuses. Of a claim on a SQLite store that saves a seventh. A loop that watches
-    no pipes, such as the default one of Windows, is called instead.
+    no pipes, such as those of Windows, is called instead.
 
     Made and closed on its loop. A mailbox whose loop was closed keeps what it is given, and its pipe goes with it.
 
@@ -35,15 +36,21 @@ class Mailbox(Generic[Item]):
         self._receive = receive
         self._items: deque[Item] = deque()
         self._is_announced = False
+        self._is_watched = False
+        if sys.platform != "win32":  # no loop there watches pipes, though one of them says so
+            self._watch(loop)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._bell, self._push = os.pipe()
         self._free = weakref.finalize(self, _close, self._bell, self._push)
+        # When the interpreter ends, stores may still be at work to save what there is.
+        self._free.atexit = False
         os.set_blocking(self._bell, False)
         try:
             loop.add_reader(self._bell, self._open)
             self._is_watched = True
         except NotImplementedError:
             self._free()
-            self._is_watched = False
 
     def put(self, item: Item) -> None:
         """Have an item received; from any thread."""
@@ -60,14 +67,15 @@ class Mailbox(Generic[Item]):
     def close(self) -> None:
         """Hand over what lies there and watch no more; nothing may be put in from now on. Harmless when repeated."""
         self._hand_over()
-        if self._is_watched and (loop := self._loop()) is not None and not loop.is_closed():
+        if self._is_watched and (loop := self._loop()) is not None:
             loop.remove_reader(self._bell)
-        self._is_watched = False
-        self._free()
+        self.leave()
 
     def leave(self) -> None:
-        """Give the pipe back in a process that was forked: the loop there is the other's."""
-        self._free()
+        """Give the pipe back and hand nothing over: the loop was closed, or is another process's, before a fork."""
+        if self._is_watched:
+            self._is_watched = False
+            self._free()
 
     def _open(self) -> None:
         if self._is_watched:

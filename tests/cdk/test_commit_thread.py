@@ -161,6 +161,75 @@ def test_whoever_closes_it_ends_what_other_loops_watch_too() -> None:
         assert descriptors() == before
 
 
+def test_a_loop_that_closes_with_a_job_on_its_way_hinders_nobody_else() -> None:
+    """Its task waits for ever, as all do whose loop is closed; others go on, and the thread can be ended."""
+    numbers = Numbers()
+    numbers.gate.set()
+    with asyncio.Runner() as other:
+        other.run(numbers.thread.run(len))
+        numbers.gate.clear()
+        left = asyncio.new_event_loop()
+        waiting = left.create_task(numbers.thread.run(lambda kept: kept.append(1)))
+        left.run_until_complete(asyncio.sleep(0))
+        left.close()
+        numbers.gate.set()
+
+        assert other.run(numbers.thread.run(len)) == 1
+        other.run(numbers.thread.close())
+
+    assert not waiting.done()
+    waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # it says so when it goes, and is right
+
+
+def test_a_thread_that_cannot_start_is_an_error_and_the_next_job_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may be out of threads for a moment."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario() -> int:
+        numbers = Numbers()
+        numbers.gate.set()
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(StateStoreError, match="can't start new thread; raise the limits") as caught:
+                await numbers.thread.run(len)
+        assert caught.value.retryable
+        answer = await numbers.thread.run(len)
+        await numbers.thread.close()
+        return answer
+
+    assert asyncio.run(scenario()) == 0
+
+
+LAST_WORDS = """
+import asyncio, atexit, os, threading
+from modelmesh_cdk.commit_thread import CommitThread
+
+def commit(jobs):
+    for job in jobs:
+        job.carry_out(None)
+
+async def ask():
+    return await thread.run(lambda _: "saved")
+
+def last():
+    print(asyncio.run_coroutine_threadsafe(ask(), loop).result(5))
+
+atexit.register(last)
+thread, loop = CommitThread("last", commit), asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+print(asyncio.run_coroutine_threadsafe(ask(), loop).result(5))
+"""
+
+
+def test_jobs_are_carried_out_until_the_interpreter_has_ended() -> None:
+    """A program may close its mesh by `atexit`, and that saves what there is."""
+    ended = subprocess.run([sys.executable, "-c", LAST_WORDS], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (ended.stdout, ended.stderr) == ("saved\nsaved\n", "")
+
+
 LONELY = """
 import asyncio, os, resource
 from modelmesh.errors import StateStoreError
@@ -209,5 +278,5 @@ def test_a_forked_process_begins_a_thread_of_its_own_and_nothing_stays_open() ->
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == (
         "the state store cannot begin to work: [Errno 24] Too many open files;"
-        " raise the limit of open files (ulimit -n) True\n"
+        " raise the limits of open files and threads (ulimit -n, ulimit -u) True\n"
     )
