@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,12 +40,8 @@ def test_commands_are_packed_as_redis_py_packs_them(words: list[Any]) -> None:
     assert redis.store.command("SET", *words).packed == packed("SET", *words)
 
 
-@given(reservation=NAMES, claims=st.lists(WINDOWS | RATES, max_size=4), dispatched=st.booleans())
-@example(reservation="запрос", claims=[WindowClaim("бюджет/🙂", 1, 10, 90_000.0)], dispatched=True)
-def test_a_reservation_names_every_key_and_all_facts_of_each_claim(
-    reservation: str, claims: list[Claim], dispatched: bool
-) -> None:
-    """Also of limits that were claimed before, whose words are kept, with another amount."""
+def facts(claims: list[Claim]) -> tuple[tuple[str, ...], list[Any]]:
+    """The keys of claims, and the words they are told by."""
     keys, words = [], []
     for claim in claims:
         kind = "w" if isinstance(claim, WindowClaim) else "q"
@@ -52,12 +49,48 @@ def test_a_reservation_names_every_key_and_all_facts_of_each_claim(
         span = claim.keep if isinstance(claim, WindowClaim) else claim.period
         burst = "" if isinstance(claim, WindowClaim) else claim.burst
         words += [kind, claim.account, claim.amount, claim.limit, int(span * 1_000_000), burst]
-    expected = called("reserve", 60_000_000, int(dispatched), *words, keys=tuple(keys), reservation=reservation)
+    return tuple(keys), words
+
+
+@given(reservation=NAMES, claims=st.lists(WINDOWS | RATES, max_size=4), dispatched=st.booleans())
+@example(reservation="запрос", claims=[WindowClaim("бюджет/🙂", 1, 10, 90_000.0)], dispatched=True)
+def test_a_reservation_names_every_key_and_all_facts_of_each_claim(
+    reservation: str, claims: list[Claim], dispatched: bool
+) -> None:
+    """Also of limits that were claimed before, whose words are kept."""
+    keys, words = facts(claims)
+    expected = called("reserve", 60_000_000, int(dispatched), *words, keys=keys, reservation=reservation)
 
     for _ in range(2):
         command = CALLS.reserve(reservation, claims, 60.0, dispatched)
 
         assert (command.packed, command.script, command.repeatable) == (expected, SCRIPT, True)
+
+
+@given(window=WINDOWS, rate=RATES, others=st.lists(st.tuples(AMOUNTS, st.floats(0, 1e9)), min_size=1, max_size=4))
+def test_claims_on_the_same_limits_differ_in_amount_and_time(
+    window: WindowClaim, rate: RateClaim, others: list[tuple[int, float]]
+) -> None:
+    """One right after the other, what is kept of the first does not speak for the next."""
+    for amount, keep in [(window.amount, window.keep), *others]:
+        claims: list[Claim] = [replace(window, amount=amount, keep=keep), replace(rate, amount=amount)]
+        keys, words = facts(claims)
+
+        command = CALLS.reserve("one", claims, 60.0, False)
+
+        assert command.packed == called("reserve", 60_000_000, 0, *words, keys=keys, reservation="one")
+
+
+def test_a_windows_words_are_packed_once_however_long_it_counts() -> None:
+    """Real claims count until the window's end, which is nearer each time."""
+    packed_words = redis.ledger_calls._words_of_window
+    before = packed_words.cache_info()
+
+    for number in range(10):
+        CALLS.reserve("one", [WindowClaim("packed once", 1, 10, 3_600.0 - number)], 60.0, False)
+
+    after = packed_words.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 9)
 
 
 @given(reservation=NAMES, actual=st.dictionaries(NAMES, AMOUNTS, max_size=4))

@@ -11,7 +11,8 @@ from modelmesh_plugins.state_stores.redis.commands import Command, packed_word
 from modelmesh_plugins.state_stores.redis.scripts import Script
 
 _KEPT = 4096
-"""Limits whose words are kept packed: of one claim and the next only the amount differs."""
+"""Limits whose words are kept packed: of one claim and the next only the amount differs, and how long it counts."""
+_NO_BURST = packed_word("")
 
 
 class LedgerCalls:
@@ -35,7 +36,8 @@ class LedgerCalls:
         words = packed_word(_microseconds(lease)) + packed_word("1" if dispatched else "0")
         for claim in claims:
             if isinstance(claim, WindowClaim):
-                key, before, after = _words_of_window(self._prefix, claim.account, claim.limit, claim.keep)
+                key, before, limit = _words_of_window(self._prefix, claim.account, claim.limit)
+                after = f"{limit}{packed_word(_microseconds(claim.keep))}{_NO_BURST}"
             else:
                 key, before, after = _words_of_rate(self._prefix, claim.account, claim.limit, claim.period, claim.burst)
             keys += key
@@ -76,10 +78,12 @@ class LedgerCalls:
 
 
 @lru_cache(maxsize=_KEPT)
-def _words_of_window(prefix: str, account: str, limit: int, keep: float) -> tuple[str, str, str]:
-    """Return a claim's key, and its words before and after the amount."""
-    key, before = f"{prefix}w:{account}", ("w", account)
-    return packed_word(key), _packed(*before), _packed(str(limit), _microseconds(keep), "")
+def _words_of_window(prefix: str, account: str, limit: int) -> tuple[str, str, str]:
+    """Return a claim's key, its words before the amount, and the limit, which follows it.
+
+    How long it counts is not among them: that is reckoned from now to the window's end, anew for each claim.
+    """
+    return packed_word(f"{prefix}w:{account}"), _packed("w", account), packed_word(str(limit))
 
 
 @lru_cache(maxsize=_KEPT)
