@@ -7,7 +7,6 @@ the block's time is over; and a process that dies takes what was left of its blo
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -89,10 +88,10 @@ class BlockLedger:
                 hold.is_asked = True
                 verdict = await self._ledger.reserve(reservation, asked, lease=lease, dispatched=dispatched)
                 hold.is_asked = verdict.granted
-        except BaseException as ended:
+        except BaseException:
             # The ledger is down, or the caller went away: what was not granted whole is not granted.
             self._forget(reservation)
-            if hold.is_asked and isinstance(ended, asyncio.CancelledError):
+            if hold.is_asked:
                 self._holds[reservation] = _Hold(is_asked=True)  # perhaps, unheard: whoever claimed releases it
             raise
         if not verdict.granted:

@@ -16,6 +16,10 @@ _FIRST_REST = 0.5
 _LONGEST_REST = 2.0
 
 
+class NotAskedError(StateStoreError):
+    """The keeper rests, and was not asked."""
+
+
 class GuardedLedger:
     """Passes calls on within a time limit, and stops asking for a while when the keeper does not answer.
 
@@ -70,11 +74,12 @@ class GuardedLedger:
         """Await a call to the keeper under the same watch.
 
         Raises:
-            StateStoreError: It failed or took too long, or the keeper rests.
+            NotAskedError: The keeper rests.
+            StateStoreError: It failed or took too long.
         """
         if self.is_down:
             _discard(call)
-            raise StateStoreError("the state store does not answer; it is asked again in a moment")
+            raise NotAskedError("the state store does not answer; it is asked again in a moment")
         begun = self._failures
         self._is_trying = tries = begun > 0
         try:
