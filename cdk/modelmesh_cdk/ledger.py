@@ -16,13 +16,10 @@ from math import inf
 from typing import Any, TypeAlias
 
 from modelmesh.errors import StateStoreError
-from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, RateClaim, Verdict, WindowClaim
+from modelmesh.interfaces.ledger import GRANTED, LARGEST_AMOUNT, Balance, Claim, RateClaim, Verdict, WindowClaim
 
 MICROSECONDS = 1_000_000
 """In a second."""
-
-LARGEST = 2**60
-"""The largest amount or limit: a billion dollars in nano-USD, with room for sums in 64 bits."""
 
 SWEEP_SECONDS = 60
 """How often accounts that nobody needs any more are looked for."""
@@ -349,9 +346,9 @@ def check_claims(claims: Sequence[Claim], lease: float) -> None:
     for claim in claims:
         if not claim.account.isprintable() or not claim.account:
             raise StateStoreError(f"an account's name is printable text, not {claim.account!r}")
-        if type(claim.amount) is not int or not 0 <= claim.amount <= LARGEST:
+        if type(claim.amount) is not int or not 0 <= claim.amount <= LARGEST_AMOUNT:
             raise StateStoreError(f"{claim.account}: an amount is a whole number from 0 to 2**60, not {claim.amount!r}")
-        if type(claim.limit) is not int or not -LARGEST <= claim.limit <= LARGEST:
+        if type(claim.limit) is not int or not -LARGEST_AMOUNT <= claim.limit <= LARGEST_AMOUNT:
             raise StateStoreError(f"{claim.account}: a limit is a whole number up to 2**60, not {claim.limit!r}")
         if isinstance(claim, RateClaim):
             if claim.limit < 1 or not 1 <= claim.burst <= claim.limit:
@@ -372,5 +369,5 @@ def check_actual(actual: Mapping[str, int]) -> None:
         StateStoreError: Names the account.
     """
     for account, amount in actual.items():
-        if type(amount) is not int or not 0 <= amount <= LARGEST:
+        if type(amount) is not int or not 0 <= amount <= LARGEST_AMOUNT:
             raise StateStoreError(f"{account}: what was spent is a whole number from 0 to 2**60, not {amount!r}")

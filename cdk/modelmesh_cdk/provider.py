@@ -272,9 +272,13 @@ def usage_of(raw: object) -> TokenUsage | None:
     return usage
 
 
+_MOST_TOKENS = 2**53
+"""What JSON can say exactly; more than that nobody has counted."""
+
+
 def _count(value: object) -> int:
     return value if _is_count(value) else 0
 
 
 def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from modelmesh.errors import StateStoreError
-from modelmesh.interfaces.ledger import GRANTED, Balance, RateClaim, Verdict, WindowClaim
-from modelmesh_cdk.ledger import LARGEST, SWEEP_SECONDS, Books, check_actual, check_claims
+from modelmesh.interfaces.ledger import GRANTED, LARGEST_AMOUNT, Balance, RateClaim, Verdict, WindowClaim
+from modelmesh_cdk.ledger import SWEEP_SECONDS, Books, check_actual, check_claims
 
 HOUR = 3_600.0
 
@@ -226,7 +226,7 @@ def test_what_are_no_books_is_not_read(dumped: dict[str, Any]) -> None:
         ([window("a\nb", 1)], 1.0, "printable text"),
         ([window("w", -1)], 1.0, r"w: an amount is a whole number from 0 to 2\*\*60, not -1"),
         ([window("w", True)], 1.0, "w: an amount"),
-        ([window("w", LARGEST + 1)], 1.0, "w: an amount"),
+        ([window("w", LARGEST_AMOUNT + 1)], 1.0, "w: an amount"),
         ([WindowClaim("w", 1, 1.5, HOUR)], 1.0, "w: a limit"),  # type: ignore[arg-type]  # that is the point
         ([window("w", 1, keep=-1.0)], 1.0, "w: keep is a time"),
         ([window("w", 1, keep=float("inf"))], 1.0, "w: keep is a time"),
@@ -241,7 +241,7 @@ def test_claims_that_mean_nothing_are_named(claims: list[Any], lease: float, wor
         check_claims(claims, lease)
 
 
-@pytest.mark.parametrize("amount", [-1, 0.5, True, LARGEST + 1], ids=repr)
+@pytest.mark.parametrize("amount", [-1, 0.5, True, LARGEST_AMOUNT + 1], ids=repr)
 def test_spending_that_means_nothing_is_named(amount: Any) -> None:
     """No negative spending hands back what somebody else paid."""
     with pytest.raises(StateStoreError, match=r"^w: what was spent is a whole number"):

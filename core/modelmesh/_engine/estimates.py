@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from modelmesh._engine.limit_rules import within_bounds
 from modelmesh._engine.tokens import estimate_prompt
 from modelmesh.interfaces.ledger import NANO_USD
 from modelmesh.interfaces.provider import ModelPricing, TokenUsage
@@ -71,7 +72,7 @@ def estimated(payload: Mapping[str, Any], member: Member, pricing: ModelPricing 
     if not isinstance(asked, int):
         declared = member.model.definition.constraints.get("max_output_tokens")
         asked = min(declared or UNKNOWN_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS) if "messages" in payload else 0
-    tokens_out = asked * answers if isinstance(answers, int) and answers > 0 else asked
+    tokens_out = within_bounds(asked * answers if isinstance(answers, int) and answers > 0 else asked)
     pricing = pricing or member.model.definition.pricing
     cost, least = None, 0
     if pricing is not None:

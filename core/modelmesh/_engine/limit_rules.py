@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from modelmesh._engine.policies import RATE_LIMITED
 from modelmesh._engine.windows import CalendarWindow
-from modelmesh.interfaces.ledger import NANO_USD, Claim, RateClaim, WindowClaim
+from modelmesh.interfaces.ledger import LARGEST_AMOUNT, NANO_USD, Claim, RateClaim, WindowClaim
 from modelmesh.interfaces.strategy import DeactivationReason
 
 Unit = Literal["requests", "tokens", "nano_usd"]
@@ -67,10 +67,11 @@ class Limit:
         """Return the claim on so much of it.
 
         Args:
-            amount: In its unit.
+            amount: In its unit; what a request asks for, however odd: it is taken for nothing, or for the most.
             now: Unix time, for the window.
             share: Into how many parts the limit is divided, of which one is claimed from.
         """
+        amount = within_bounds(amount)
         if self.period is not None:
             burst = max(1, self.burst // share)
             # A rate cannot give more at once than its burst; a larger request takes all of it.
@@ -80,6 +81,11 @@ class Limit:
             return WindowClaim(self.account, amount, limit, _FOREVER)
         name, ends = self.window.at(now)
         return WindowClaim(f"{self.account}/{name}", amount, limit, ends - now + _AFTERWARDS)
+
+
+def within_bounds(amount: int) -> int:
+    """Return the nearest amount that can be claimed and settled."""
+    return min(max(amount, 0), LARGEST_AMOUNT)
 
 
 def provider_limits(name: str, budget: Any, quota: Any, rate: Any) -> tuple[Limit, ...]:

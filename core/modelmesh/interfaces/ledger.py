@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 NANO_USD = 1_000_000_000
 """Nano-USD in a dollar: prices of a single token are whole numbers in it."""
 
+LARGEST_AMOUNT = 2**60
+"""The most that can be claimed, settled or a limit: a billion dollars in nano-USD, with room for sums in 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowClaim:
