@@ -581,8 +581,8 @@ class Router:
     ) -> Call:
         engine = self._engine
         started = engine.clock.monotonic()
-        request_id = _own_id(metadata) if metadata else None
-        request_id = request_id or engine.request_ids()
+        unique_id = engine.request_ids()
+        request_id = (_own_id(metadata) if metadata else None) or unique_id
         try:
             route: PipelineResult = self._pipeline.execute(
                 PipelineRequest(
@@ -605,6 +605,7 @@ class Router:
             capability,
             operation,
             payload,
+            unique_id=unique_id,
             route=route,
             started=started,
             clock=engine.clock,

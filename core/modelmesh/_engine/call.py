@@ -31,6 +31,8 @@ class Call:
         provider_seconds: Time spent waiting for providers.
         waited_seconds: Time spent in pauses between attempts.
         trace: Its place in a trace, where somebody records spans.
+        unique_id: What its reservations go by: its own among the requests of all processes, whatever ``request_id``
+            the caller brings.
         held_log: The record of a failed attempt, until it is known whether another follows.
         last_member: Whom the last attempt called.
         during_rest: When the rest was to end in which its last attempt was made; None if nobody rested.
@@ -64,6 +66,7 @@ class Call:
         "stream",
         "timeouts",
         "trace",
+        "unique_id",
         "waited_seconds",
     )
 
@@ -74,6 +77,7 @@ class Call:
         operation: Operation,
         payload: Mapping[str, Any],
         *,
+        unique_id: str,
         route: PipelineResult,
         started: float,
         clock: Clock,
@@ -83,6 +87,7 @@ class Call:
         trace: RequestTrace | None = None,
     ) -> None:
         self.request_id = request_id
+        self.unique_id = unique_id
         self.capability = capability
         self.operation = operation
         self.payload = payload

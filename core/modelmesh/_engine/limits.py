@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelmesh._engine.block_ledger import BlockLedger
 from modelmesh._engine.estimates import Estimate, estimated
-from modelmesh._engine.limit_rules import Limit
+from modelmesh._engine.guarded_ledger import NotAskedError
+from modelmesh._engine.limit_rules import Limit, within_bounds
 from modelmesh._engine.policies import RATE_LIMITED
 from modelmesh._engine.settlements import Settlements
+from modelmesh._engine.unheard import Unheard
 from modelmesh.errors import BudgetExceededError, ProviderError, QuotaExhaustedError, RateLimitError, StateStoreError
 from modelmesh.interfaces.ledger import NANO_USD, Claim, Ledger, Verdict, WindowClaim
 from modelmesh.interfaces.observability import Severity
@@ -121,6 +123,7 @@ class Limits:
         self._alerted: set[str] = set()
         self._settling: set[asyncio.Task[None]] = set()
         self._settlements = Settlements(ledger, self._not_settled)
+        self._unheard = Unheard(ledger, clock)
 
     @property
     def lasting(self) -> Ledger:
@@ -150,7 +153,7 @@ class Limits:
         now = self._clock.time()
         estimate = estimated(call.payload, member)
         hold = Hold(
-            f"{call.request_id}.{len(call.attempts)}.{call.refusals}",
+            f"{call.unique_id}.{len(call.attempts)}.{call.refusals}",
             member,
             len(call.attempts),
             estimate,
@@ -165,6 +168,8 @@ class Limits:
         try:
             verdict = await self._claim(call, hold, claims)
         except StateStoreError as error:
+            if self._shared and not isinstance(error, NotAskedError):
+                self._unheard.add(hold.reservation)  # it may have been granted all the same
             decided = await self._while_down(call, member, hold, now, error)
             if not isinstance(decided, Verdict):
                 # The store may have granted it unheard: the next claim needs an ID of its own.
@@ -364,6 +369,7 @@ class Limits:
         """Wait for what is still being settled on this loop, and give back what was taken in advance."""
         loop = asyncio.get_running_loop()
         await self._settlements.finish()
+        await self._unheard.finish()
         waiting = [task for task in self._settling if task.get_loop() is loop]
         if waiting:
             await asyncio.wait(waiting)
@@ -406,9 +412,9 @@ def _spent(hold: Hold, record: AttemptRecord) -> dict[str, int]:
         if limit.unit == "requests":
             amounts[account] = 1
         elif limit.unit == "tokens":
-            amounts[account] = record.tokens_in + record.tokens_out
+            amounts[account] = within_bounds(record.tokens_in + record.tokens_out)
         else:
-            amounts[account] = limit.unpriced if record.cost is None else round(record.cost * NANO_USD)
+            amounts[account] = limit.unpriced if record.cost is None else within_bounds(round(record.cost * NANO_USD))
     return amounts
 
 

@@ -75,7 +75,7 @@ class SharedTrials:
         finally:
             model.asking -= 1
         if lock is not None:
-            self._held[call.request_id] = member, lock
+            self._held[call.unique_id] = member, lock
             if member.active:
                 return None
         elif member.probation:
@@ -90,7 +90,7 @@ class SharedTrials:
         """Say what came of the request's trial, if it made one, and give its lock back."""
         if not self._held:
             return
-        member, lock = self._held.pop(call.request_id, (None, None))
+        member, lock = self._held.pop(call.unique_id, (None, None))
         if member is None or lock is None:
             return
         if member.active and not member.probation:

@@ -107,6 +107,34 @@ def test_a_thousand_concurrent_requests_never_overspend_a_budget(world: Make) ->
     assert here.calls("paid") == 50
 
 
+def test_requests_that_bring_the_same_id_are_booked_each_for_itself(world: Make) -> None:
+    """An ID is the caller's name for as many requests as it likes; a budget holds all the same."""
+    here = world(
+        {"paid": {"budget": {"daily_limit": 5.0}, "instance": ScriptedProvider(default=answer(tokens=100, delay=1.0))}}
+    )
+    request = CompletionRequest(
+        [{"role": "user", "content": "hi"}], metadata={"request_id": "job-17", "parameters": {"max_tokens": 100}}
+    )
+
+    async def crowd() -> list[Any]:
+        router = here.mesh.get_router()
+        asked = (router.acomplete("chat-completion", request) for _ in range(200))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    replies = [each for each in asyncio.run(crowd()) if not isinstance(each, BaseException)]
+
+    assert len(replies) == here.calls("paid") == 50
+    assert {reply.metadata["request_id"] for reply in replies} == {"job-17"}
+
+
+def test_more_output_than_a_number_of_dollars_can_say_is_over_budget(world: Make) -> None:
+    """And is told like any other request that costs too much."""
+    here = world({"paid": {"budget": {"daily_limit": 5.0}}})
+
+    with pytest.raises(AllProvidersExhaustedError, match="daily budget of \\$5 would be passed"):
+        here.ask(max_tokens=10**400)
+
+
 def test_free_quotas_chain_before_anything_is_paid(world: Make) -> None:
     """100, 200 and 50 free requests and one paid model: of 1,000 requests 350 are free, and none fails."""
     here = world(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -32,6 +32,7 @@ class Shared(MemoryStateStore):
     guarantees = StoreGuarantees(survives_restart=False, shared_between_processes=True)
     is_slow = False
     is_down = False
+    is_unheard = False
     lease = 0.0
     settled: ClassVar[list[int]] = []
 
@@ -44,6 +45,8 @@ class Shared(MemoryStateStore):
         if self.is_down:
             raise StateStoreError("gone")
         verdict = await super().reserve(*args, **facts)
+        if self.is_unheard:
+            raise StateStoreError("the connection broke")
         if self.is_slow:
             await asyncio.get_running_loop().create_future()
         return verdict
@@ -101,9 +104,9 @@ def occupied(mesh: ModelMesh, *, spent: bool) -> None:
     asyncio.run(take())
 
 
-def ask(mesh: ModelMesh) -> str:
+def ask(mesh: ModelMesh, **parameters: int) -> str:
     """Ask; return the model that answered."""
-    request = CompletionRequest([{"role": "user", "content": "hi"}])
+    request = CompletionRequest([{"role": "user", "content": "hi"}], metadata={"parameters": parameters})
     return asyncio.run(mesh.get_router().acomplete(POOL, request)).model
 
 
@@ -124,6 +127,40 @@ def test_requests_that_end_together_are_settled_together(build: Build) -> None:
 
     assert Shared.settled == [2]
     assert (quota, places) == (Balance(2, 0), Balance(0, 0))
+
+
+@pytest.mark.parametrize("storage", [{}, {"lease_share": 0.1}], ids=["each", "blocks"])
+@pytest.mark.parametrize(
+    "asked",
+    [{"max_tokens": 2**61}, {"max_tokens": 10**12, "n": 10**9}, {"max_tokens": 10**400}, {"max_tokens": -5_000}],
+    ids=["more-than-any-limit", "times-n", "no-float", "negative"],
+)
+def test_what_a_request_asks_for_however_odd_closes_nothing_for_others(
+    build: Build, storage: Any, asked: dict[str, int]
+) -> None:
+    """It is refused, or left to its provider; a store that is asked for nonsense refuses it, and would seem down."""
+    mesh = build(limits={"quota": {"tokens": 100_000, "reset_schedule": "daily"}}, **storage)
+
+    assert ask(mesh, **asked) == ("b" if asked["max_tokens"] > 0 else "a")
+    assert ask(mesh, max_tokens=10) == "a"
+
+
+@pytest.mark.parametrize("storage", [{}, {"lease_share": 0.1}], ids=["each", "blocks"])
+def test_what_the_store_granted_unheard_is_free_again_when_it_answers(build: Build, storage: Any) -> None:
+    """The request was not made, and its lease would stand for ten minutes."""
+    mesh = build(limits=TWO_PLACES, **storage)
+    store: Any = mesh._built().state_store
+
+    async def scenario() -> tuple[Balance, Balance]:
+        request = CompletionRequest([{"role": "user", "content": "hi"}])
+        store.is_unheard = True
+        assert (await mesh.get_router().acomplete(POOL, request)).model == "a"  # a rate goes on locally
+        store.is_unheard = False
+        held = (await store.balances([PLACES]))[PLACES]
+        await cast("FakeClock", mesh._clock).run(5.0)
+        return held, (await store.balances([PLACES]))[PLACES]
+
+    assert asyncio.run(scenario()) == (Balance(0, 1), Balance(0, 0))
 
 
 @pytest.mark.parametrize(
