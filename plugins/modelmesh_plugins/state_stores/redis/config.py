@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
-from redis.asyncio.connection import parse_url
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
+from redis.exceptions import RedisError
+
+from modelmesh_plugins.state_stores.redis.url_options import wrong_options
 
 _MISTAKES = (
     "a Redis URL is redis://host:port/database, rediss:// for TLS, or unix:///path/of/socket;"
     " a password may stand in it (redis://:password@host) or in the setting password"
 )
+_REFUSED = "redis-py refuses the value of an option in the URL; look the options up in redis-py's documentation"
 
 
 class RedisConfig(BaseModel):
@@ -53,12 +57,25 @@ class RedisConfig(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_url(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
         try:
-            parse_url(value.get_secret_value())
+            options: dict[str, Any] = dict(parse_url(url))
         except (ValueError, TypeError):
             # What the library says may quote the URL, and with it the password.
             raise ValueError(_MISTAKES) from None
+        if wrong := wrong_options(url):
+            raise ValueError(wrong)
+        try:
+            options.pop("connection_class", Connection)(**options)
+        except (RedisError, ValueError, TypeError):
+            raise ValueError(_REFUSED) from None
         return value
+
+    @model_validator(mode="after")
+    def _has_tls_for_its_file(self) -> Self:
+        if self.tls_ca_file is not None and self.options().get("connection_class") is not SSLConnection:
+            raise ValueError("tls_ca_file is for TLS: begin url with rediss://, or leave tls_ca_file out")
+        return self
 
     def options(self) -> dict[str, Any]:
         """What redis-py makes connections of: their class under ``connection_class``, and its arguments."""
