@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from modelmesh_cdk.commit_thread import CommitThread, Job
 from modelmesh_cdk.state_store import BaseStateStore
 from modelmesh_plugins.state_stores.sqlite.config import SQLiteConfig
 from modelmesh_plugins.state_stores.sqlite.failures import code_of, failure
+from modelmesh_plugins.state_stores.sqlite.forks import Connection, at_work, connect
 from modelmesh_plugins.state_stores.sqlite.page import HOUSEKEEPING_SECONDS, Page
-from modelmesh_plugins.state_stores.sqlite.tables import connect, open_tables, statements
+from modelmesh_plugins.state_stores.sqlite.tables import open_tables, statements
 
 POLL_SECONDS = 0.1
 """How often messages of other processes are looked for, while somebody listens."""
@@ -46,9 +47,8 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
         super().__init__(config)
         self._path = Path(self.config.path)
         self._sql = statements(self.config.table)
-        self._database: sqlite3.Connection | None = None
+        self._database: Connection | None = None
         self._page: Page | None = None
-        self._process = 0
         self._clean_at = 0.0
         self._thread: CommitThread[Page] = CommitThread("modelmesh-sqlite", self._commit, self._finish)
         self._listening: threading.Thread | None = None
@@ -124,26 +124,26 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
 
     def _listen(self) -> None:
         """Hand out new messages as long as somebody listens."""
-        database: sqlite3.Connection | None = None
-        try:
+        database: Connection | None = None
+        with suppress(StateStoreError):  # this process cannot use the file: each subscriber is told where it begins
             while True:
                 self._news.wait(POLL_SECONDS)
                 self._news.clear()
-                with self._guard:
-                    channels = self.channels.listened()
-                    if not channels or self._closing:
-                        self._listening = None
-                        return
-                try:
-                    if database is None:
-                        database = connect(self._path)
-                    # In a method of its own: what it holds must not keep subscribers alive while this one waits.
-                    self._hand_out(database, channels)
-                except sqlite3.Error as error:
-                    self._trace(f"messages cannot be read, trying again: {failure(self.config, error).message}")
-        finally:
-            if database is not None:
-                database.close()
+                with at_work(self._path):
+                    with self._guard:
+                        channels = self.channels.listened()
+                        if not channels or self._closing:
+                            self._listening = None
+                            if database is not None:
+                                database.close()
+                            return
+                    try:
+                        if database is None or not database.is_open:
+                            database = connect(self._path)
+                        # In a method of its own: what it holds must not keep subscribers alive while this one waits.
+                        self._hand_out(database, channels)
+                    except sqlite3.Error as error:
+                        self._trace(f"messages cannot be read, trying again: {failure(self.config, error).message}")
 
     def _hand_out(self, database: sqlite3.Connection, channels: Sequence[str]) -> None:
         subscribers = [each for channel in channels for each in self.channels.of(channel)]
@@ -176,10 +176,10 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
         deadline = time.monotonic() + self.config.busy_timeout
         while True:
             try:
-                self._attempt(jobs)
+                with at_work(self._path):
+                    self._attempt(jobs)
                 return
             except sqlite3.Error as error:
-                self._roll_back()
                 if code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     if time.monotonic() < deadline:
                         # SQLite's own waiting doubles up to 100 ms: too long for whoever waits behind many others.
@@ -198,9 +198,15 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
             return
 
     def _attempt(self, jobs: Sequence[Job[Page]]) -> None:
-        if self._database is None or self._process != os.getpid():  # a connection must not be used across a fork
+        try:
+            self._transact(jobs)
+        except sqlite3.Error:
+            self._roll_back()
+            raise
+
+    def _transact(self, jobs: Sequence[Job[Page]]) -> None:
+        if self._database is None or not self._database.is_open:  # it was never opened, or this process has forked
             self._database, self._page = open_tables(self.config), None
-            self._process = os.getpid()
         writes = any(job.writes for job in jobs)
         self._database.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         # The time is read under the lock: else a process that waited for it would put the clock back for the next.
@@ -229,11 +235,15 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
         try:
             self._database.execute("ROLLBACK")
         except sqlite3.Error:
-            self._finish()  # the next job opens it anew
+            self._close_database()  # the next job opens it anew
 
     def _finish(self) -> None:
+        with suppress(StateStoreError), at_work(self._path):
+            self._close_database()
+
+    def _close_database(self) -> None:
         database, self._database = self._database, None
-        if database is not None and self._process == os.getpid():
+        if database is not None:
             database.close()
 
     def _trace(self, message: str) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
-from pathlib import Path
 
 from modelmesh.errors import StateStoreError
 from modelmesh_plugins.state_stores.sqlite.config import SQLiteConfig
+from modelmesh_plugins.state_stores.sqlite.forks import Connection, connect
 
 SCHEMA = 1
 """The version of the tables."""
@@ -64,18 +63,7 @@ def statements(table: str) -> Mapping[str, str]:
     return {name: text.replace("{t}", table) for name, text in _STATEMENTS.items()}
 
 
-def connect(path: Path | str) -> sqlite3.Connection:
-    """Open the file alone.
-
-    Raises:
-        sqlite3.Error: It cannot be opened.
-    """
-    # isolation_level None: transactions begin and end where the callers say so. Each connection is one thread's, but
-    # close() of an interpreter that ends may come from another.
-    return sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
-
-
-def open_tables(config: SQLiteConfig) -> sqlite3.Connection:
+def open_tables(config: SQLiteConfig) -> Connection:
     """Open the database and see to its tables.
 
     Raises:
