@@ -272,7 +272,7 @@ def test_what_nobody_needs_is_deleted(path: Path) -> None:
 
     use(path, scenario, clock=clock)
     database = sqlite3.connect(path)
-    tables = ("windows", "rates", "reservations", "locks", "messages")
+    tables = ("books", "locks", "messages")
     counts = [database.execute(f"SELECT COUNT(*) FROM modelmesh_state_{table}").fetchone()[0] for table in tables]
     database.close()
 
