@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Balance, Claim, RateClaim, WindowClaim
 from modelmesh_cdk.testing import FakeClock, context
-from modelmesh_plugins.state_stores.sqlite import SQLiteConfig, SQLiteStateStore
+from modelmesh_plugins.state_stores.sqlite import SQLiteConfig, SQLiteStateStore, forks
 
 Result = TypeVar("Result")
 MONEY = [WindowClaim("money", 6, 10, 3_600.0)]
@@ -243,6 +243,19 @@ def test_a_lock_that_is_never_given_back_is_told(path: Path) -> None:
         use(path, spend, busy_timeout=0.05)
 
     assert caught.value.retryable
+
+
+def test_another_programs_lock_is_waited_for_after_a_fork(path: Path) -> None:
+    """The store opens the file anew then, and finds it locked by others who do the same."""
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        await spend(store)
+        forks._GATE.before_fork()
+        forks._GATE.after_fork()
+        with _locked(path, 0.05):
+            assert await store.save("key", b"later") is not None
+
+    use(path, scenario)
 
 
 def test_huge_debts_of_rates_are_kept(path: Path) -> None:

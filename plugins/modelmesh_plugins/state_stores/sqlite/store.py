@@ -230,7 +230,7 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
             self._page = page
 
     def _roll_back(self) -> None:
-        if self._database is None or not self._database.in_transaction:
+        if self._database is None or not (self._database.is_open and self._database.in_transaction):
             return
         try:
             self._database.execute("ROLLBACK")
