@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar, cast
 
+from modelmesh.errors import StateStoreError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -51,6 +53,7 @@ class Batches(Generic[Item, Result]):
 
         Raises:
             TimeoutError: There was no result in time; whether the item was carried out is not known.
+            StateStoreError: It was closed before the item was answered.
         """
         return await self.put(item, within=within)
 
@@ -87,9 +90,9 @@ class Batches(Generic[Item, Result]):
         self._timer = loop.call_at(self._limits[0][0], self._end_late, loop) if self._limits else None
 
     async def end(self, grace: float) -> None:
-        """Wait for what is out, for so many seconds; then stop it. What has not gone out yet is cancelled."""
+        """Wait for what is out, for so many seconds; then stop it. What was not answered by then is refused."""
         while self._waiting:
-            self._waiting.popleft()[1].cancel()
+            _close(self._waiting.popleft()[1])
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -125,7 +128,7 @@ class Batches(Generic[Item, Result]):
             outcomes = [error] * len(batch)
         except BaseException:
             for _, answer in batch:
-                answer.cancel()
+                _close(answer)
             raise
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
             if answer.done():
@@ -149,6 +152,11 @@ async def outcomes_of(futures: Sequence[asyncio.Future[Result]]) -> list[Result 
         for future in futures[len(outcomes) :]:
             future.cancel()
     return outcomes
+
+
+def _close(answer: asyncio.Future[Result]) -> None:
+    if not answer.done():
+        answer.set_exception(StateStoreError("the state store is closed"))
 
 
 def _give_up(answer: asyncio.Future[Result]) -> None:

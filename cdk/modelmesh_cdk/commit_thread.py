@@ -194,7 +194,10 @@ class CommitThread(Generic[StateT]):
             if thread is None or desk is None or self._process != os.getpid():
                 return
             desk.put(None)
-        await asyncio.to_thread(thread.join)
+        try:
+            await asyncio.to_thread(thread.join)
+        except RuntimeError:  # the interpreter ends, and begins no threads any more
+            thread.join()
         desk.close()
         for loop, mailbox in list(self._mailboxes.items()):
             if loop.is_closed():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from math import inf
 from typing import Any, TypeAlias
 
 from modelmesh.errors import StateStoreError
@@ -20,6 +19,9 @@ from modelmesh.interfaces.ledger import GRANTED, LARGEST_AMOUNT, Balance, Claim,
 
 MICROSECONDS = 1_000_000
 """In a second."""
+
+LONGEST_SECONDS = 1e10
+"""The longest lease, period, and time an account is kept: three centuries, which all stores count in microseconds."""
 
 SWEEP_SECONDS = 60
 """How often accounts that nobody needs any more are looked for."""
@@ -339,27 +341,38 @@ def check_claims(claims: Sequence[Claim], lease: float) -> None:
     Raises:
         StateStoreError: Names the account and what is wrong with it.
     """
-    if not 0.0 < lease < inf:
-        raise StateStoreError(f"a lease is a positive number of seconds, not {lease!r}")
+    if not 0.0 < lease <= LONGEST_SECONDS:
+        raise StateStoreError(f"a lease is a positive number of seconds, 1e10 at most, not {lease!r}")
     if len(claims) > 1 and len({claim.account for claim in claims}) < len(claims):
         raise StateStoreError("the claims of a reservation are on different accounts; add up what is on the same")
     for claim in claims:
-        if not claim.account.isprintable() or not claim.account:
-            raise StateStoreError(f"an account's name is printable text, not {claim.account!r}")
+        check_account(claim.account)
         if type(claim.amount) is not int or not 0 <= claim.amount <= LARGEST_AMOUNT:
             raise StateStoreError(f"{claim.account}: an amount is a whole number from 0 to 2**60, not {claim.amount!r}")
         if type(claim.limit) is not int or not -LARGEST_AMOUNT <= claim.limit <= LARGEST_AMOUNT:
             raise StateStoreError(f"{claim.account}: a limit is a whole number up to 2**60, not {claim.limit!r}")
         if isinstance(claim, RateClaim):
-            if claim.limit < 1 or not 1 <= claim.burst <= claim.limit:
+            if claim.limit < 1 or type(claim.burst) is not int or not 1 <= claim.burst <= claim.limit:
                 raise StateStoreError(
                     f"{claim.account}: a rate's limit is 1 or more, its burst from 1 to the limit;"
                     f" here they are {claim.limit} and {claim.burst}"
                 )
-            if not 1e-6 <= claim.period < inf:
-                raise StateStoreError(f"{claim.account}: a period is a positive time in seconds, not {claim.period!r}")
-        elif not 0.0 <= claim.keep < inf:
-            raise StateStoreError(f"{claim.account}: keep is a time in seconds, not {claim.keep!r}")
+            if not 1e-6 <= claim.period <= LONGEST_SECONDS:
+                raise StateStoreError(
+                    f"{claim.account}: a period is a positive time in seconds, 1e10 at most, not {claim.period!r}"
+                )
+        elif not 0.0 <= claim.keep <= LONGEST_SECONDS:
+            raise StateStoreError(f"{claim.account}: keep is a time in seconds, 1e10 at most, not {claim.keep!r}")
+
+
+def check_account(account: str) -> None:
+    """Refuse a name that some store could not keep.
+
+    Raises:
+        StateStoreError: It is empty, or not printable.
+    """
+    if not account.isprintable() or not account:
+        raise StateStoreError(f"an account's name is printable text, not {account!r}")
 
 
 def check_actual(actual: Mapping[str, int]) -> None:
@@ -369,5 +382,6 @@ def check_actual(actual: Mapping[str, int]) -> None:
         StateStoreError: Names the account.
     """
     for account, amount in actual.items():
+        check_account(account)
         if type(amount) is not int or not 0 <= amount <= LARGEST_AMOUNT:
             raise StateStoreError(f"{account}: what was spent is a whole number from 0 to 2**60, not {amount!r}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
 from typing import Any
 
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.state_store import StoreLock
+from modelmesh_cdk.ledger import LONGEST_SECONDS
 
 
 class LockTable:
@@ -63,5 +63,5 @@ def check_expiry(expires_in: float) -> None:
     Raises:
         StateStoreError: ``expires_in`` is no positive time.
     """
-    if not 0.0 < expires_in < inf:
-        raise StateStoreError(f"a lock expires after a positive number of seconds, not {expires_in!r}")
+    if not 0.0 < expires_in <= LONGEST_SECONDS:
+        raise StateStoreError(f"a lock expires after a positive number of seconds, 1e10 at most, not {expires_in!r}")

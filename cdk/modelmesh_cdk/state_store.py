@@ -21,7 +21,7 @@ from modelmesh.interfaces.runtime import ConnectorContext
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
 from modelmesh_cdk.batches import outcomes_of
 from modelmesh_cdk.channels import Channels
-from modelmesh_cdk.ledger import Books, check_actual, check_claims
+from modelmesh_cdk.ledger import Books, check_account, check_actual, check_claims
 from modelmesh_cdk.locks import LockTable, check_expiry
 
 MAX_KEY_LENGTH = 512
@@ -104,6 +104,8 @@ class BaseStateStore(ABC, Generic[ConfigT]):
 
     async def list(self, prefix: str = "") -> Sequence[str]:
         """Keys that begin with the prefix, sorted."""
+        if prefix and not _is_held(prefix):
+            return []  # no key begins so
         return sorted(key for key in await self._list(prefix) if not key.startswith(RESERVED))
 
     # --- books of limits --------------------------------------------------------------------
@@ -146,6 +148,8 @@ class BaseStateStore(ABC, Generic[ConfigT]):
 
     async def balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
         """Return the books of window accounts; unknown ones are empty."""
+        for account in accounts:
+            check_account(account)
         return await self._balances(accounts)
 
     # --- locks --------------------------------------------------------------------------------
@@ -157,6 +161,7 @@ class BaseStateStore(ABC, Generic[ConfigT]):
 
     async def unlock(self, lock: StoreLock) -> bool:
         """Give a lock back; False when it is no longer this holder's."""
+        check_key(lock.name)
         return await self._unlock(lock)
 
     # --- messages -----------------------------------------------------------------------------
@@ -280,13 +285,15 @@ def check_key(key: str) -> str:
         StateStoreError: It is empty, too long, or has control characters or halves of surrogate pairs, which no
             encoding can write; or it is one of the store's own.
     """
-    # isprintable says in one call of almost every key what the letters' categories say slowly of the rest.
-    if not key or len(key) > MAX_KEY_LENGTH or (not key.isprintable() and not _can_be_held(key)):
+    if not key or not _is_held(key):
         raise StateStoreError(f"a state key is 1 to {MAX_KEY_LENGTH} printable characters")
     if key[0] == "~" and key.startswith(RESERVED):
         raise StateStoreError(f"state keys that begin with {RESERVED!r} are the store's own")
     return key
 
 
-def _can_be_held(key: str) -> bool:
-    return not any(category(letter) in ("Cc", "Cs") for letter in key)
+def _is_held(text: str) -> bool:
+    # isprintable says in one call of almost every key what the letters' categories say slowly of the rest.
+    return len(text) <= MAX_KEY_LENGTH and (
+        text.isprintable() or not any(category(letter) in ("Cc", "Cs") for letter in text)
+    )

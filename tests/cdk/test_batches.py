@@ -169,8 +169,8 @@ def test_several_lanes_are_out_at_once() -> None:
     asyncio.run(scenario())
 
 
-def test_the_end_waits_for_what_is_out_and_cancels_the_rest() -> None:
-    """After the grace, what is out is stopped as well; no task is left."""
+def test_the_end_waits_for_what_is_out_and_refuses_the_rest() -> None:
+    """After the grace, what is out is stopped as well, and whoever waits is told; no task is left."""
 
     async def scenario() -> None:
         wire = Wire()
@@ -180,9 +180,9 @@ def test_the_end_waits_for_what_is_out_and_cancels_the_rest() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         await batches.end(0.01)
-        assert all(
-            isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*asked, return_exceptions=True)
-        )
+        assert [str(each) for each in await asyncio.gather(*asked, return_exceptions=True)] == [
+            "the state store is closed"
+        ] * 2
         assert wire.batches == [[0]]
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

@@ -220,8 +220,8 @@ def test_what_are_no_books_is_not_read(dumped: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("claims", "lease", "words"),
     [
-        ([], 0.0, "a lease is a positive number of seconds, not 0.0"),
-        ([], float("inf"), "a lease is"),
+        ([], 0.0, "a lease is a positive number of seconds, 1e10 at most, not 0.0"),
+        ([], 1.1e10, "a lease is"),
         ([window("w", 1), window("w", 2)], 1.0, "on different accounts"),
         ([window("a\nb", 1)], 1.0, "printable text"),
         ([window("w", -1)], 1.0, r"w: an amount is a whole number from 0 to 2\*\*60, not -1"),
@@ -229,7 +229,9 @@ def test_what_are_no_books_is_not_read(dumped: dict[str, Any]) -> None:
         ([window("w", LARGEST_AMOUNT + 1)], 1.0, "w: an amount"),
         ([WindowClaim("w", 1, 1.5, HOUR)], 1.0, "w: a limit"),  # type: ignore[arg-type]  # that is the point
         ([window("w", 1, keep=-1.0)], 1.0, "w: keep is a time"),
-        ([window("w", 1, keep=float("inf"))], 1.0, "w: keep is a time"),
+        ([window("w", 1, keep=1.1e10)], 1.0, "w: keep is a time"),
+        ([rate(1, 5, 1.1e10, 5)], 1.0, "flow: a period"),
+        ([rate(1, 5, 1.0, 2.5)], 1.0, "flow: a rate's limit"),  # type: ignore[arg-type]  # that is the point
         ([rate(1, 0, 1.0, 0)], 1.0, "flow: a rate's limit is 1 or more"),
         ([rate(1, 5, 1.0, 6)], 1.0, "here they are 5 and 6"),
         ([rate(1, 5, float("nan"), 5)], 1.0, "flow: a period"),
@@ -246,3 +248,9 @@ def test_spending_that_means_nothing_is_named(amount: Any) -> None:
     """No negative spending hands back what somebody else paid."""
     with pytest.raises(StateStoreError, match=r"^w: what was spent is a whole number"):
         check_actual({"w": amount})
+
+
+def test_spending_on_an_account_that_no_store_could_keep_is_named() -> None:
+    """It would fail the settlements of others that share its round trip."""
+    with pytest.raises(StateStoreError, match="printable text"):
+        check_actual({"a\0b": 1})

@@ -12,7 +12,7 @@ import pytest
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import WindowClaim
 from modelmesh.interfaces.runtime import ConnectorContext
-from modelmesh.interfaces.state_store import StateRecord, StateStore, StoreGuarantees
+from modelmesh.interfaces.state_store import StateRecord, StateStore, StoreGuarantees, StoreLock
 from modelmesh_cdk.state_store import MAX_KEY_LENGTH, BaseStateStore, check_key
 
 
@@ -120,7 +120,12 @@ BAD_KEYS = ["", "x" * (MAX_KEY_LENGTH + 1), "a\0", "a\nb", "\x1f", "\x7f", "\x85
 @pytest.mark.parametrize("key", BAD_KEYS, ids=lambda key: ascii(key[:6]))
 def test_a_key_that_some_store_could_not_hold_gets_nowhere(store: Dictionary, key: str) -> None:
     """It is refused by all alike, before the author's method sees it, and not repeated."""
-    calls = (store.load, store.delete, lambda name: store.save(name, b""))
+    calls = (
+        store.load,
+        store.delete,
+        lambda name: store.save(name, b""),
+        lambda name: store.unlock(StoreLock(name, 1, 1.0)),
+    )
     for call in calls:
         with pytest.raises(StateStoreError, match=r"^a state key is 1 to 512 printable characters$"):
             asyncio.run(call(key))
@@ -134,6 +139,21 @@ def test_a_key_that_some_store_could_not_hold_gets_nowhere(store: Dictionary, ke
 def test_any_other_text_is_a_key(key: str) -> None:
     """Of any script; it comes back as it is."""
     assert check_key(key) is key
+
+
+@pytest.mark.parametrize("name", [each for each in BAD_KEYS if len(each) < MAX_KEY_LENGTH], ids=ascii)
+def test_an_account_that_some_store_could_not_keep_gets_nowhere(store: Dictionary, name: str) -> None:
+    """One such name would fail the calls of others that share its round trip."""
+    with pytest.raises(StateStoreError, match="an account's name is printable text"):
+        asyncio.run(store.balances(["sound", name]))
+
+    assert store.calls == []
+
+
+def test_nothing_begins_as_no_key_can(store: Dictionary) -> None:
+    """A store is not asked for it: it could not even be sent to some."""
+    assert [asyncio.run(store.list(prefix)) for prefix in ("a\0", "\ud800", "x" * (MAX_KEY_LENGTH + 1))] == [[], [], []]
+    assert store.calls == []
 
 
 @pytest.mark.parametrize("data", ["text", bytearray(b"x"), None, {}], ids=repr)
