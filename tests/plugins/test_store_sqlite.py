@@ -17,6 +17,7 @@ from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Balance, Claim, RateClaim, WindowClaim
 from modelmesh_cdk.testing import FakeClock, context
 from modelmesh_plugins.state_stores.sqlite import SQLiteConfig, SQLiteStateStore, forks
+from modelmesh_plugins.state_stores.sqlite.page import Page
 
 Result = TypeVar("Result")
 MONEY = [WindowClaim("money", 6, 10, 3_600.0)]
@@ -258,6 +259,86 @@ def test_another_programs_lock_is_waited_for_after_a_fork(path: Path) -> None:
     use(path, scenario)
 
 
+FAR = 10.0**13
+"""Seconds, of which microseconds do not fit into 64 bits: three hundred thousand years."""
+
+
+@pytest.mark.parametrize(
+    ("claim", "lease"),
+    [
+        (WindowClaim("far", 1, 1, 60.0), FAR),
+        (WindowClaim("far", 1, 1, FAR), 60.0),
+        (RateClaim("far", 1, 1, FAR, 1), 60.0),
+    ],
+    ids=["lease", "keep", "period"],
+)
+def test_what_ends_too_far_away_to_be_counted_never_ends(path: Path, claim: Claim, lease: float) -> None:
+    """It is kept as anything else: a lease, a window's account or a rate's debt that long still stands later."""
+    clock = FakeClock()
+
+    async def reserve(store: SQLiteStateStore) -> bool:
+        return (await store._reserve("a", [claim], lease, True)).granted
+
+    async def reserve_more(store: SQLiteStateStore) -> bool:
+        return (await store._reserve("b", [claim], lease, True)).granted
+
+    assert use(path, reserve, clock=clock)
+    clock.advance(1_000.0)
+
+    assert not use(path, reserve_more, clock=clock)
+
+
+def test_a_debt_that_is_never_drained_is_kept(path: Path) -> None:
+    """Whatever a request turned out to have cost can be settled."""
+    claim = RateClaim("tokens", 1, 1, 60.0, 1)
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        assert (await store.reserve("a", [claim], lease=60.0)).granted
+        assert await store.settle("a", {"tokens": 2**60})
+        assert not (await store.reserve("b", [claim], lease=60.0)).granted
+
+    use(path, scenario)
+
+
+def test_what_no_store_expects_leaves_no_lock_behind(path: Path) -> None:
+    """An error that is not SQLite's is the caller's alone: nothing is written, and all others go on."""
+
+    def odd(page: Page) -> None:
+        page.save("key", b"lost", None)
+        raise OverflowError("odd")
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        await spend(store)
+        other = SQLiteStateStore(SQLiteConfig(path=str(path), busy_timeout=0.05))
+        with pytest.raises(OverflowError):
+            await store._thread.run(odd)
+        assert await other.save("theirs", b"") is not None
+        assert await store.save("ours", b"") is not None
+        found = await store.load("key")
+        await other.close()
+        assert found is not None
+        assert found.data == b"data"
+
+    use(path, scenario)
+
+
+def test_what_no_store_expects_fails_nobody_in_the_same_batch(path: Path) -> None:
+    """Those who share a transaction with it are carried out without it."""
+
+    def odd(page: Page) -> None:
+        raise OverflowError("odd")
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        await spend(store)
+        saving = [asyncio.ensure_future(store.save("one", b"")), store._thread.submit(odd)]
+        saving.append(asyncio.ensure_future(store.save("two", b"")))
+        one, error, two = await asyncio.gather(*saving, return_exceptions=True)
+        assert isinstance(error, OverflowError)
+        assert [getattr(each, "version", each) for each in (one, two)] == [1, 1]
+
+    use(path, scenario)
+
+
 def test_huge_debts_of_rates_are_kept(path: Path) -> None:
     """A month's tokens counted in microseconds are more than 64 bits hold."""
     claim = RateClaim("tokens", 10**12, 10**12, 2_592_000.0, 10**12)
@@ -298,7 +379,7 @@ def test_what_another_connection_spent_is_seen_at_once(path: Path) -> None:
     async def scenario(store: SQLiteStateStore) -> None:
         other = SQLiteStateStore(SQLiteConfig(path=str(path)))
         other.bind(context("storage", clock=FakeClock()))
-        one = [WindowClaim("money", 1, 10, 3_600.0), RateClaim("calls", 1, 10, 3_600.0, 10)]
+        one: list[Claim] = [WindowClaim("money", 1, 10, 3_600.0), RateClaim("calls", 1, 10, 3_600.0, 10)]
         turns = [store, other] * 5
         granted = [(await each.reserve(f"{number}", one, lease=60.0)).granted for number, each in enumerate(turns)]
         refused = [(await each.reserve("more", one, lease=60.0)).granted for each in (store, other)]

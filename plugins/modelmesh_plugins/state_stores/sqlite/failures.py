@@ -33,8 +33,8 @@ def failure(config: SQLiteConfig, error: sqlite3.Error) -> StateStoreError:
     return StateStoreError(f"SQLite failed on {path}: {error}", retryable=code == sqlite3.SQLITE_IOERR)
 
 
-def code_of(error: sqlite3.Error) -> int:
-    """Return the primary code; the extended one has more in its upper bytes."""
+def code_of(error: Exception) -> int:
+    """Return the primary code, 0 if it is no error of SQLite's; the extended one has more in its upper bytes."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 

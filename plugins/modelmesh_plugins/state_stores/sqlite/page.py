@@ -101,24 +101,28 @@ class Page(Books):
 
     def write(self) -> None:
         """Write back what differs from what is in the tables."""
+        # What is further away than an integer of SQLite's can tell is never.
         rows: list[tuple[str, str, int, str]] = []
         for account in self._touched_windows:
             window = self.windows.get(account)
             if window is not None and (state := window.state()) != self._windows_in_table.get(account):
                 self._windows_in_table[account] = state
-                rows.append(("window", account, NEVER if window.reserved else window.forget_at, _text_of(state)))
+                rows.append(
+                    ("window", account, NEVER if window.reserved else min(window.forget_at, NEVER), _text_of(state))
+                )
         for account in self._touched_rates:
             rate = self.rates.get(account)
             if rate is not None and (state := rate.state()) != self._rates_in_table.get(account):
                 self._rates_in_table[account] = state
-                rows.append(("rate", account, rate.at - (-rate.debt // rate.limit), _text_of(state)))
+                drained_at = rate.at - (-rate.debt // rate.limit)
+                rows.append(("rate", account, min(drained_at, NEVER), _text_of(state)))
         for name, opened in self.reservations.items():
             if opened is not self._reservations_in_table.get(name):
                 # The earliest end of a lease stands in a row of its own, never too late: an index of ends would cost
                 # each claim and each settlement a page more. It may be too early, of one settled since; then looking
                 # finds the next.
                 self._due_from = min(self._due_from, opened.ends_at)
-                rows.append(("reservation", name, opened.ends_at, _text_of_reservation(opened)))
+                rows.append(("reservation", name, min(opened.ends_at, NEVER), _text_of_reservation(opened)))
         if rows:
             self._database.executemany(self._sql["put"], rows)
         for name, known in self._reservations_in_table.items():

@@ -179,7 +179,10 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
                 with at_work(self._path):
                     self._attempt(jobs)
                 return
-            except sqlite3.Error as error:
+            except StateStoreError as error:
+                for job in jobs:  # each awaits an exception of its own
+                    job.error = StateStoreError(error.message)
+            except Exception as error:
                 if code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     if time.monotonic() < deadline:
                         # SQLite's own waiting doubles up to 100 ms: too long for whoever waits behind many others.
@@ -190,17 +193,16 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
                         self._commit([job])
                     return
                 for job in jobs:
-                    job.error = failure(self.config, error)
-                    job.error.__cause__ = error
-            except StateStoreError as error:
-                for job in jobs:  # each awaits an exception of its own
-                    job.error = StateStoreError(error.message)
+                    job.error = error
+                    if isinstance(error, sqlite3.Error):
+                        job.error = failure(self.config, error)
+                        job.error.__cause__ = error
             return
 
     def _attempt(self, jobs: Sequence[Job[Page]]) -> None:
         try:
             self._transact(jobs)
-        except sqlite3.Error:
+        except BaseException:  # also what is no error of SQLite's: an open transaction would lock all others out
             self._roll_back()
             raise
 
