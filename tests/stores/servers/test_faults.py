@@ -206,8 +206,8 @@ def test_one_store_serves_several_event_loops(shared: Any) -> None:
         return books
 
     async def both() -> list[Balance]:
-        elsewhere = asyncio.to_thread(lambda: asyncio.run(use(1, close=True)))
-        return [await elsewhere, await use(2, close=True)]
+        elsewhere = asyncio.to_thread(lambda: asyncio.run(use(1, close=False)))
+        return [await elsewhere, await use(2, close=False)]
 
     assert asyncio.run(both()) == [Balance(0, 10), Balance(0, 20)]
     assert asyncio.run(use(3, close=True)) == Balance(0, 30)

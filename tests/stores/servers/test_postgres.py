@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -214,6 +216,89 @@ def test_what_nobody_needs_is_swept(postgres: Any) -> None:
         assert (await store.balances(["budget"]))["budget"] == Balance(10, 0)
 
     _drive(postgres, scenario)
+
+
+def test_loops_that_ended_keep_no_connection(postgres: Any) -> None:
+    """One asyncio.run() after the other, the server's backends stay as many; else it would refuse the thirtieth."""
+    store = _named(postgres)
+
+    async def work(number: int) -> None:
+        assert await store.save(f"{number}", b"") is not None
+        assert await store.reserve(f"{number}", [CLAIM], lease=60.0) == GRANTED
+
+    for number in range(30):
+        asyncio.run(work(number))
+
+    assert _backends(postgres) <= 6
+    asyncio.run(store.close())
+    gc.collect()  # a connection that nobody closed would warn
+
+
+def test_loops_of_many_threads_leave_one_another_alone(postgres: Any) -> None:
+    """Threads that each begin loop after loop all get their answers, and close only what ended."""
+    store = _named(postgres)
+
+    async def work(name: str) -> None:
+        for number in range(5):
+            assert await store.reserve(f"{name}-{number}", [CLAIM], lease=60.0) == GRANTED
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: asyncio.run(work(f"{number}")), range(20)))
+    assert _backends(postgres) <= 12
+    asyncio.run(store.close())
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio's, of the tasks left behind
+def test_a_loop_closed_at_work_keeps_no_connection(postgres: Any) -> None:
+    """Nor does its listener, whom nobody ended, when the next loop comes."""
+    store = _named(postgres)
+    loop = asyncio.new_event_loop()
+    kept: list[Any] = []
+
+    async def listen() -> None:
+        kept.append(store.subscribe("news"))
+        await store.publish("news", b"heard")
+        assert await anext(kept[0]) == b"heard"
+
+    loop.run_until_complete(listen())
+    during = _backends(postgres)
+    loop.close()
+    asyncio.run(store.save("key", b""))
+    after = min(_backends(postgres) for _ in range(20))  # a backend takes a moment to end
+
+    asyncio.run(store.close())
+    del loop, kept[:]
+    gc.collect()
+    assert during == 2
+    assert after <= 1
+
+
+def test_a_closed_store_stays_closed(postgres: Any) -> None:
+    """A late call is refused; it opens no connection that nobody would close."""
+
+    async def scenario() -> None:
+        store = postgres.make()
+        await store.save("key", b"")
+        await store.close()
+        with pytest.raises(StateStoreError, match="the state store is closed"):
+            await store.save("key", b"")
+        with pytest.raises(StateStoreError, match="the state store is closed"):
+            store.subscribe("news")
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def _named(postgres: Any) -> Any:
+    """A store whose connections `_backends` knows."""
+    return postgres.make(url=f"{postgres.server.url}?application_name={postgres.name}")
+
+
+def _backends(postgres: Any) -> int:
+    """Connections of that store that the server has."""
+    query = f"SELECT FROM pg_stat_activity WHERE application_name = '{postgres.name}'"
+    return len(asyncio.run(Admin(postgres.server.url)(query)))
 
 
 class Admin:

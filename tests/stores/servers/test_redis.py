@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 import traceback
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -138,6 +141,77 @@ def test_a_key_of_another_kind_is_told(redis: Any) -> None:
     _drive(redis, scenario)
 
 
+def test_loops_that_ended_keep_no_connection(redis: Any) -> None:
+    """One asyncio.run() after the other, the server's clients and this process's sockets stay as many."""
+    store = redis.make()
+    before = _clients(redis)
+
+    for number in range(30):
+        assert asyncio.run(store.save(f"{number}", b"")) is not None
+
+    assert _clients(redis) <= before + 2
+    asyncio.run(store.close())
+    gc.collect()  # a socket that nobody closed would warn
+
+
+def test_loops_of_many_threads_leave_one_another_alone(redis: Any) -> None:
+    """Threads that each begin loop after loop all get their answers, and close only what ended."""
+    store = redis.make()
+    before = _clients(redis)
+
+    async def work(name: str) -> None:
+        for number in range(5):
+            assert await store.reserve(f"{name}-{number}", [CLAIM], lease=60.0) == GRANTED
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: asyncio.run(work(f"{number}")), range(20)))
+    assert _clients(redis) <= before + 8
+    asyncio.run(store.close())
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio's, of the tasks left behind
+def test_a_loop_closed_at_work_keeps_no_connection(redis: Any) -> None:
+    """Nor does its listener, whom nobody ended, when the next loop comes."""
+    store = redis.make()
+    before = _clients(redis)
+    loop = asyncio.new_event_loop()
+    kept: list[Any] = []
+
+    async def listen() -> None:
+        kept.append(store.subscribe("news"))
+        await store.publish("news", b"heard")
+        assert await anext(kept[0]) == b"heard"
+
+    loop.run_until_complete(listen())
+    during = _clients(redis)
+    loop.close()
+    asyncio.run(store.save("key", b""))
+    after = _clients(redis)
+
+    asyncio.run(store.close())
+    del loop, kept[:]
+    gc.collect()
+    assert during == before + 2
+    assert after <= before + 1
+
+
+def test_a_closed_store_stays_closed(redis: Any) -> None:
+    """A late call is refused; it opens no connection that nobody would close."""
+
+    async def scenario() -> None:
+        store = redis.make()
+        await store.save("key", b"")
+        await store.close()
+        with pytest.raises(StateStoreError, match="the state store is closed"):
+            await store.save("key", b"")
+        with pytest.raises(StateStoreError, match="the state store is closed"):
+            store.subscribe("news")
+        await store.close()
+
+    asyncio.run(scenario())
+
+
 def test_short_names_lead_to_it() -> None:
     """``redis`` and ``redis.redis`` are the same store."""
     from modelmesh.plugins import PluginHost
@@ -162,6 +236,14 @@ def _drive(redis: Any, scenario: Any) -> None:
             await other.close()
 
     asyncio.run(run())
+
+
+def _clients(redis: Any) -> int:
+    """Connections of stores that the server has."""
+    with socket.create_connection(("127.0.0.1", redis.server.port), 5.0) as connection:
+        connection.sendall(b"CLIENT LIST\r\n")
+        with connection.makefile("rb") as answer:
+            return answer.read(int(answer.readline()[1:])).count(b" name=modelmesh ")
 
 
 async def _refused(call: Any, code: str, remedy: str) -> None:

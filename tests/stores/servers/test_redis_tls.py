@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import shutil
 import ssl
 import subprocess
@@ -66,6 +68,29 @@ def test_an_unknown_certificate_is_refused(redis: Any, certificate: tuple[Path, 
                 await store.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open descriptors")
+def test_loops_that_ended_keep_no_connection(redis: Any, certificate: tuple[Path, Path]) -> None:
+    """Over TLS too, what ended loops leave open is closed when the next one comes."""
+
+    async def scenario() -> None:
+        async with _tls(redis.server.port, certificate) as port:
+            store = redis.make(url=f"rediss://127.0.0.1:{port}/0", tls_ca_file=str(certificate[0]))
+            await asyncio.to_thread(asyncio.run, store.save("first", b""))
+            before = _descriptors()
+            for number in range(10):
+                await asyncio.to_thread(asyncio.run, store.save(f"{number}", b""))
+            assert _descriptors() <= before + 6  # here and in front of the server
+            await store.close()
+            gc.collect()
+
+    asyncio.run(scenario())
+
+
+def _descriptors() -> int:
+    """How many files and sockets this process has open."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 @asynccontextmanager

@@ -52,7 +52,8 @@ class Database:
         self._sweep_call = SQL("SELECT {}.sweep()").format(Identifier(config.schema_name))
         statements = prepared(config.schema_name)
         self._books = Lane(config, prepare=lambda connection: connection.execute(statements))
-        self._records = [Lane(config) for _ in range(config.connections)]
+        self._records = [Lane(config) for _ in range(config.connections)]  # without those that are at work
+        self._lanes = (self._books, *self._records)
         self._postings: Batches[Posting, Any] = Batches(self._post)
         self._queries: Batches[Query, Any] = Batches(self._query, limit=1, lanes=config.connections)
         self._sweep_at = 0.0
@@ -86,8 +87,14 @@ class Database:
         await self.listener.close()
         await self._postings.end(CLOSING_SECONDS)
         await self._queries.end(CLOSING_SECONDS)
-        for lane in (self._books, *self._records):
+        for lane in self._lanes:
             await lane.close()
+
+    def abandon(self) -> None:
+        """Close the connections without their loop, which is closed or will not run again."""
+        self.listener.abandon()
+        for lane in self._lanes:
+            lane.abandon()
 
     async def _ask(self, answer: Awaitable[Any]) -> Any:
         try:

@@ -63,6 +63,12 @@ class Lane:
         """Close the connection."""
         await self._drop()
 
+    def abandon(self) -> None:
+        """Close the connection without its loop, which is closed or will not run again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.pgconn.finish()
+
     async def _tried(self, work: Callable[[Connection], Awaitable[Result]], repeatable: bool) -> Result:
         connection, fresh = await self._connected()
         try:

@@ -42,6 +42,7 @@ class Listener:
         self._config = config
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
+        self._lane = Lane(config, prepare=self._begin, listens=True)
 
     def subscribe(self, channel: str) -> AsyncGenerator[bytes, None]:
         """Yield what is published from the moment on that the server knows of the subscription."""
@@ -65,24 +66,28 @@ class Listener:
             task.cancel()
             await asyncio.wait({task})
 
+    def abandon(self) -> None:
+        """Close the connection without its loop, which is closed or will not run again."""
+        self.channels.close()
+        self._lane.abandon()
+
     async def _listen(self) -> None:
         pause = FIRST_PAUSE
-        lane = Lane(self._config, prepare=self._begin, listens=True)
         try:
             while self.channels.listened():
                 with suppress(psycopg.Error, OSError, StateStoreError):
                     while self.channels.listened():
                         # Work on a lane ends when the connection does; each turn also shows that it still answers.
-                        await lane.run(self._hear, within=PING_SECONDS + LOOK_SECONDS, repeatable=False)
+                        await self._lane.run(self._hear, within=PING_SECONDS + LOOK_SECONDS, repeatable=False)
                         pause = FIRST_PAUSE
                 self._listening.clear()
-                await lane.close()
+                await self._lane.close()
                 if self.channels.listened():
                     await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 (jitter)
                     pause = min(2 * pause, LONGEST_PAUSE)
         finally:
             self._listening.clear()
-            await lane.close()
+            await self._lane.close()
 
     async def _begin(self, connection: Connection) -> None:
         await connection.execute(SQL("LISTEN {}").format(Identifier(notify_channel(self._config))))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from psycopg.sql import SQL, Composed, Identifier
 from pydantic import BaseModel
 
+from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Verdict
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
 from modelmesh_cdk.ledger import MICROSECONDS
@@ -60,17 +61,23 @@ class PostgresStateStore(BaseStateStore[PostgresConfig]):
             " synchronous_commit; a failover loses what had not reached the standby",
         )
         self._schema = Identifier(self.config.schema_name)
-        self._databases: WeakKeyDictionary[asyncio.AbstractEventLoop, Database] = WeakKeyDictionary()
+        self._databases: dict[asyncio.AbstractEventLoop, Database] = {}
+        self._guard = threading.Lock()  # of changes of the databases, as loops run in threads
+        self._closed = False
 
     async def close(self) -> None:
         """Close this loop's connections; those of other loops close on them, where they still run."""
         here = asyncio.get_running_loop()
-        for loop, database in list(self._databases.items()):
-            del self._databases[loop]
+        with self._guard:
+            self._closed = True
+            databases, self._databases = self._databases, {}
+        for loop, database in databases.items():
             if loop is here:
                 await database.close()
             elif loop.is_running():
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(database.close(), loop))
+            else:
+                database.abandon()
         await super().close()
 
     # --- records --------------------------------------------------------------------------------
@@ -151,8 +158,15 @@ class PostgresStateStore(BaseStateStore[PostgresConfig]):
     @property
     def _database(self) -> Database:
         loop = asyncio.get_running_loop()
-        database = self._databases.get(loop)
-        if database is None:
+        return self._databases.get(loop) or self._begin(loop)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> Database:
+        with self._guard:
+            if self._closed:
+                raise StateStoreError("the state store is closed")
+            # Programs that call asyncio.run() again and again leave a closed loop's connections behind each time.
+            for ended in [each for each in self._databases if each.is_closed()]:
+                self._databases.pop(ended).abandon()
             database = self._databases[loop] = Database(self.config)
         return database
 

@@ -59,6 +59,12 @@ class Wire:
         if connection is not None:
             await disconnect(connection, wait=True)
 
+    def abandon(self) -> None:
+        """Close the connection without its loop, which is closed or will not run again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            abandon(connection)
+
     # --- a batch ------------------------------------------------------------------------------
 
     async def _carry_out(self, batch: Sequence[Command]) -> Sequence[Any]:
@@ -159,3 +165,20 @@ async def disconnect(connection: AbstractConnection, *, wait: bool = False) -> N
     """Close a connection; ``wait`` for its socket to be closed, for a loop that ends next."""
     with suppress(RedisError, OSError):
         await connection.disconnect(nowait=not wait)
+
+
+def abandon(connection: AbstractConnection) -> None:
+    """Close a connection's socket without its loop, which is closed or will not run again.
+
+    A transport is closed by a callback of its loop; a closed loop takes none, so what it would call is called here.
+    """
+    writer, connection._writer, connection._reader = connection._writer, None, None
+    if writer is None:
+        return
+    transport: Any = writer.transport
+    try:
+        transport.abort()
+    except RuntimeError:  # the loop is closed
+        beneath = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+        with suppress(RuntimeError):  # from whoever would be told over that loop; the socket is closed whatever they do
+            beneath._call_connection_lost(None)

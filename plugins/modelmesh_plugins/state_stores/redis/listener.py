@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from modelmesh_cdk.channels import Channels
 from modelmesh_plugins.state_stores.redis.config import RedisConfig
-from modelmesh_plugins.state_stores.redis.connection import disconnect, make_connection
+from modelmesh_plugins.state_stores.redis.connection import abandon, disconnect, make_connection
 
 LOOK_SECONDS = 0.5
 """How often it is looked whether somebody still listens."""
@@ -35,6 +35,7 @@ class Listener:
         self._config = config
         self._prefix = prefix
         self._task: asyncio.Task[None] | None = None
+        self._connection: AbstractConnection | None = None
         self._look = asyncio.Event()
         self._confirmed: set[str] = set()
         self._confirming: set[asyncio.Future[None]] = set()
@@ -70,6 +71,13 @@ class Listener:
             task.cancel()
             await asyncio.wait({task})
 
+    def abandon(self) -> None:
+        """Close the connection without its loop, which is closed or will not run again."""
+        self.channels.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            abandon(connection)
+
     async def _listen(self) -> None:
         pause = FIRST_PAUSE
         while self.channels.listened():
@@ -86,7 +94,7 @@ class Listener:
         Raises:
             OSError: The connection is lost; or RedisError.
         """
-        connection = make_connection(self._config)
+        connection = self._connection = make_connection(self._config)
         reading: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(self._config.connect_timeout):

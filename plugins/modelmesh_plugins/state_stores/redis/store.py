@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
+from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Verdict
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
 from modelmesh_cdk.ledger import MICROSECONDS
@@ -41,19 +42,25 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
     def __init__(self, config: RedisConfig | None = None) -> None:
         super().__init__(config)
         self._prefix = f"{{{self.config.key_prefix}}}:"
-        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Wire, Listener]] = WeakKeyDictionary()
+        self._lines: dict[asyncio.AbstractEventLoop, tuple[Wire, Listener]] = {}
+        self._guard = threading.Lock()  # of changes of the lines, as loops run in threads
+        self._closed = False
         self._scripts: Scripts = scripts()
         self._calls = LedgerCalls(self._scripts.ledger, self._prefix)
 
     async def close(self) -> None:
         """Close this loop's connections; those of other loops close on them, where they still run."""
         here = asyncio.get_running_loop()
-        for loop, (wire, listener) in list(self._lines.items()):
-            del self._lines[loop]
+        with self._guard:
+            self._closed = True
+            lines, self._lines = self._lines, {}
+        for loop, line in lines.items():
             if loop is here:
-                await _close(wire, listener)
+                await _close(*line)
             elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_close(wire, listener), loop))
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_close(*line), loop))
+            else:
+                _abandon(*line)
         await super().close()
 
     # --- records --------------------------------------------------------------------------------
@@ -138,8 +145,15 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
     @property
     def _line(self) -> tuple[Wire, Listener]:
         loop = asyncio.get_running_loop()
-        line = self._lines.get(loop)
-        if line is None:
+        return self._lines.get(loop) or self._begin(loop)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> tuple[Wire, Listener]:
+        with self._guard:
+            if self._closed:
+                raise StateStoreError("the state store is closed")
+            # Programs that call asyncio.run() again and again leave a closed loop's connections behind each time.
+            for ended in [each for each in self._lines if each.is_closed()]:
+                _abandon(*self._lines.pop(ended))
             line = self._lines[loop] = (Wire(self.config), Listener(self.config, self._prefix))
         return line
 
@@ -150,3 +164,8 @@ class RedisStateStore(BaseStateStore[RedisConfig]):
 async def _close(wire: Wire, listener: Listener) -> None:
     await listener.close()
     await wire.close()
+
+
+def _abandon(wire: Wire, listener: Listener) -> None:
+    listener.abandon()
+    wire.abandon()
