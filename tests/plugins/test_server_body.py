@@ -21,6 +21,7 @@ WRONG_CHATS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a message without a role": ({"messages": [{"content": "hi"}]}, "messages[0].role", "it is missing"),
     "content that is a number": ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content", "a number"),
     "stream as text": ({"stream": "true"}, "stream", "must be true or false"),
+    "output below one": ({"max_tokens": -5}, "max_tokens", "at least 1; it is a number, -5"),
     "temperature as text": ({"temperature": "hot"}, "temperature", "must be a number"),
     "temperature as a boolean": ({"temperature": True}, "temperature", "it is a boolean"),
     "no tokens": ({"max_tokens": 0}, "max_tokens", "at least 1"),

@@ -214,17 +214,16 @@ def _name(value: object) -> str:
         return "a boolean"
     for kind, name in _NAMES:
         if isinstance(value, kind):
-            return name if value or isinstance(value, int | float) else f"{name} with nothing in it"
-    return "null"
+            return name if value else f"{name} with nothing in it"
+    return f"a number, {str(value)[:_MOST_DIGITS]}" if isinstance(value, int | float) else "null"
 
 
 _NAMES: tuple[tuple[type, str], ...] = (
     (str, "a string"),
-    (int, "a number"),
-    (float, "a number"),
     (list, "a list"),
     (dict, "an object"),
 )
+_MOST_DIGITS = 24
 
 _Rule = tuple[Callable[[Any], bool], str]
 
