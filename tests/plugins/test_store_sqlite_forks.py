@@ -51,7 +51,8 @@ async def look():
     print(*await make().list())
 
 ready, closed = os.pipe(), os.pipe()
-asyncio.run(begin())
+loop = asyncio.new_event_loop()
+loop.run_until_complete(begin())
 child = os.fork()
 if not child:
     asyncio.run(go_on(make() if sys.argv[2] == "its own store" else store))
@@ -61,6 +62,18 @@ asyncio.run(store.close())
 os.write(closed[1], b"!")
 wait_for(child)
 asyncio.run(look())
+"""
+
+LISTEN = """
+loop = asyncio.new_event_loop()
+listener = loop.run_until_complete(hear(store))
+child = os.fork()
+asyncio.run(hear(store))
+asyncio.run(store.close())
+if not child:
+    os._exit(0)
+wait_for(child)
+print("both have heard")
 """
 
 CHILD_CLOSES_FIRST = """
@@ -161,3 +174,8 @@ def test_a_child_that_was_forked_inside_a_transaction_is_refused(tmp_path: Path)
         " fork before the store is used, or start processes by spawn\n"
     )
     assert run(AT_WORK, path, "long") == f"{refused}{refused}parent: slow\n"
+
+
+def test_a_child_hears_messages(tmp_path: Path) -> None:
+    """Where its parent listened before the fork, it begins to listen itself."""
+    assert run(LISTEN, tmp_path / "state.sqlite") == "both have heard\n"

@@ -17,7 +17,7 @@ from modelmesh.interfaces.ledger import Balance, Claim, Verdict
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.state_store import StateRecord, StoreGuarantees, StoreLock
 from modelmesh_cdk.batches import outcomes_of
-from modelmesh_cdk.channels import Subscription
+from modelmesh_cdk.channels import Channels, Subscription
 from modelmesh_cdk.commit_thread import CommitThread, Job
 from modelmesh_cdk.state_store import BaseStateStore
 from modelmesh_plugins.state_stores.sqlite.config import SQLiteConfig
@@ -109,10 +109,16 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
 
     async def _publish(self, channel: str, message: bytes) -> None:
         await self._thread.run(lambda page: page.run("publish", channel, message, page.now))
-        self._news.set()
+        if _is_running(self._listening):
+            self._news.set()
 
     def _subscribe(self, channel: str) -> AsyncGenerator[bytes, None]:
-        subscriber = self.channels.add(channel)
+        with self._guard:
+            if self._listening is not None and not _is_running(self._listening):
+                # A thread does not come along through a fork. Nor does who listened, since no event loop does; and the
+                # event may be locked by the thread that is gone.
+                self._listening, self.channels, self._news = None, Channels(), threading.Event()
+            subscriber = self.channels.add(channel)
         # In line with what this process publishes before and after; other processes' are as near as can be.
         last = self._thread.submit(lambda page: page.run("last_message").fetchone()[0], writes=False)
         last.add_done_callback(partial(_begin, subscriber))
@@ -163,8 +169,9 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
         """Commit what waits and close the database."""
         await super().close()
         self._closing = True
-        self._news.set()
         listening = self._listening
+        if _is_running(listening):
+            self._news.set()
         await self._thread.close()
         if listening is not None:
             listening.join(POLL_SECONDS)
@@ -251,6 +258,10 @@ class SQLiteStateStore(BaseStateStore[SQLiteConfig]):
     def _trace(self, message: str) -> None:
         if hasattr(self, "context"):
             self.context.trace(Severity.WARNING, message)
+
+
+def _is_running(thread: threading.Thread | None) -> bool:
+    return thread is not None and thread.is_alive()
 
 
 def _begin(subscriber: Subscription, last: asyncio.Future[int]) -> None:
