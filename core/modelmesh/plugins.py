@@ -80,6 +80,9 @@ ALIASES: Mapping[str, str] = {
 
 COMMANDS_GROUP = "modelmesh.commands"
 
+OWN_DISTRIBUTION = "modelmesh-router"
+"""What brings the core and the bundled connectors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
@@ -449,13 +452,9 @@ class PluginHost:
 
     def _conflict(self, claims: list[Plugin]) -> PluginProblem:
         owners = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in claims)
-        problems = [
-            self._quarantine(
-                PluginProblem(plugin, f"{owners} both offer {plugin.id!r}", f"pip uninstall {plugin.distribution}")
-            )
-            for plugin in claims
-        ]
-        return problems[0]
+        reason = f"{owners} {'both' if len(claims) == 2 else 'all'} offer {claims[0].id!r}"
+        remedy = _without_rivals(sorted({plugin.distribution for plugin in claims}))
+        return [self._quarantine(PluginProblem(plugin, reason, remedy)) for plugin in claims][0]
 
     # --- hooks of the mesh's life -----------------------------------------------------
 
@@ -512,6 +511,14 @@ def _row(plugin: Plugin, cls: type[Any] | None, problem: PluginProblem | None) -
     if cls is None:
         return PluginRow(*who, "found")
     return PluginRow(*who, "loaded", (cls.__doc__ or "").strip().split("\n")[0])
+
+
+def _without_rivals(distributions: list[str]) -> str:
+    """Say what to uninstall where several distributions offer one ID; never this one, which brings the rest as well."""
+    strangers = [name for name in distributions if name != OWN_DISTRIBUTION]
+    if len(strangers) < len(distributions):
+        return f"pip uninstall {' '.join(strangers) or OWN_DISTRIBUTION}"
+    return f"keep one of them: {', or '.join(f'pip uninstall {name}' for name in strangers)}"
 
 
 def _spellings(connector_id: str, spec: KindSpec) -> list[str]:

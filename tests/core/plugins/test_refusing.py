@@ -137,7 +137,7 @@ def test_two_plugins_that_claim_one_id_are_both_named(host: PluginHost, good: Pu
     with pytest.raises(PluginError, match=r"acme-(one|two) 1\.0 and acme-(one|two) 1\.0 both offer") as caught:
         host.find("providers", "acme.chat.v1")
 
-    assert "try: pip uninstall acme-" in caught.value.message
+    assert "try: keep one of them: pip uninstall acme-one, or pip uninstall acme-two" in caught.value.message
     assert {problem.plugin.distribution for problem in host.problems()} == {"acme-one", "acme-two"}
     assert host.find("providers", "acme.good.v1")
 
@@ -146,8 +146,22 @@ def test_a_stranger_cannot_take_a_bundled_id(host: PluginHost, good: Publish) ->
     """A plugin under a bundled connector's ID is a conflict, never a replacement."""
     good("openai.llm.v1", "acme-openai")
 
-    with pytest.raises(PluginError, match=r"both offer 'openai\.llm\.v1'"):
+    with pytest.raises(PluginError, match=r"both offer 'openai\.llm\.v1'") as caught:
         host.find("providers", "openai.llm.v1")
+
+    assert caught.value.message.endswith("try: pip uninstall acme-openai")
+    assert {problem.remedy for problem in host.problems()} == {"pip uninstall acme-openai"}
+
+
+def test_every_stranger_that_takes_a_bundled_id_is_to_go(host: PluginHost, good: Publish) -> None:
+    """Never the distribution that the command itself comes from."""
+    good("openai.llm.v1", "acme-one")
+    good("openai.llm.v1", "acme-two")
+
+    with pytest.raises(PluginError, match=r"all offer 'openai\.llm\.v1'") as caught:
+        host.find("providers", "openai.llm.v1")
+
+    assert caught.value.message.endswith("try: pip uninstall acme-one acme-two")
 
 
 # --- what a plugin needs -----------------------------------------------------------------------
