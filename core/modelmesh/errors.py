@@ -181,18 +181,21 @@ class NoActiveModelError(RoutingError):
 
 
 class AllProvidersExhaustedError(RoutingError):
-    """Every attempt of a request failed.
+    """Every attempt of a request failed, or limits allowed none.
 
     Attributes:
         attempts: Calls made to providers.
-        last_error: The error of the last attempt (also ``__cause__``).
+        last_error: The error of the last attempt, or why none was made (also ``__cause__``).
         receipt: What was tried, attempt by attempt (`modelmesh.interfaces.provider.Receipt`).
     """
 
     def __init__(self, pool_name: str, *, attempts: int, last_error: Exception | None, receipt: object = None) -> None:
-        reason = f": {last_error}" if last_error is not None else ""
+        if attempts:
+            head, link = f"every attempt in pool {pool_name!r} failed ({attempts} made)", "; the last one: "
+        else:
+            head, link = f"no attempt was made in pool {pool_name!r}", ": "
         super().__init__(
-            f"every attempt in pool {pool_name!r} failed ({attempts} made); the last one{reason}",
+            head if last_error is None else f"{head}{link}{last_error}",
             pool_name=pool_name,
             details={"attempts": attempts},
         )

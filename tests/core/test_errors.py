@@ -140,6 +140,29 @@ def test_the_last_error_is_told_when_all_attempts_failed() -> None:
     assert isinstance(error.last_error, errors.RateLimitError)  # type: ignore[attr-defined]  # an example of that class
 
 
+@pytest.mark.parametrize(
+    ("attempts", "last", "message"),
+    [
+        (
+            0,
+            errors.BudgetExceededError("daily", 1.0, 2.0),
+            "no attempt was made in pool 'chat': the daily budget of $1 ",
+        ),
+        (0, None, "no attempt was made in pool 'chat'"),
+        (1, None, "every attempt in pool 'chat' failed (1 made)"),
+    ],
+    ids=["budget", "nothing known", "no error kept"],
+)
+def test_a_request_that_nobody_was_called_for_is_not_told_as_failed_attempts(
+    attempts: int, last: Exception | None, message: str
+) -> None:
+    """A budget that is used up is no failure of a provider."""
+    error = errors.AllProvidersExhaustedError("chat", attempts=attempts, last_error=last)
+
+    assert str(error).startswith(message)
+    assert (error.attempts, error.last_error, error.details) == (attempts, last, {"attempts": attempts})
+
+
 def test_an_older_name_is_the_same_class() -> None:
     """Documents use both."""
     assert errors.NoAvailableModelError is errors.NoActiveModelError
