@@ -111,8 +111,8 @@ class SharedFacts:
         try:
             await self._pass_on(pending)
             wait = PACE_SECONDS
-        except ModelMeshError as error:
-            self._telemetry.trace(Severity.WARNING, "storage", "others could not be told of a move", error=str(error))
+        except Exception as error:  # a store may raise anything: what comes next is still told
+            self._trace_trouble("others could not be told of a move", error)
             wait = AGAIN_SECONDS
             with self._guard:
                 for key, told in pending.items():
@@ -127,7 +127,11 @@ class SharedFacts:
         kept: dict[str, Fact] = {}
         passing: dict[str, Fact] = {}
         for key, (make, keep) in pending.items():
-            fact = make()
+            try:
+                fact = make()
+            except Exception as error:  # it would raise again each time: the others are told without it
+                self._trace_trouble(f"news of the kind {key.partition(':')[0]!r} could not be put together", error)
+                continue
             if fact is not None:
                 (kept if keep else passing)[key] = fact
         said = [[key, 0, fact] for key, fact in passing.items()]
@@ -156,6 +160,13 @@ class SharedFacts:
             await self._clock.sleep(self._random.uniform(0.0, 0.02))
         return 0, facts
 
+    def _trace_trouble(self, what: str, error: Exception) -> None:
+        """Trace what went wrong; of an exception that is none of ours, which may say anything, only its type."""
+        if isinstance(error, ModelMeshError):
+            self._telemetry.trace(Severity.WARNING, "storage", what, error=str(error))
+        else:
+            self._telemetry.trace(Severity.ERROR, "storage", what, {"error_type": type(error).__name__})
+
     # --- hearing ----------------------------------------------------------------
 
     async def run(self) -> None:
@@ -168,15 +179,19 @@ class SharedFacts:
                 async with aclosing(self._store.subscribe(CHANNEL)) as messages:
                     async for message in messages:
                         self._hear(message)
-            except ModelMeshError as error:
-                self._telemetry.trace(Severity.WARNING, "storage", "moves of others are not heard", error=str(error))
+            except Exception as error:  # as when telling
+                self._trace_trouble("moves of others are not heard", error)
             await self._clock.sleep(AGAIN_SECONDS)
 
     async def _look(self) -> None:
         wait = AGAIN_SECONDS  # the first message may come before anybody listens
         while True:
-            with suppress(ModelMeshError):  # whoever claims limits there says so
+            try:
                 await self.catch_up()
+            except ModelMeshError:
+                pass  # whoever claims limits there says so
+            except Exception as error:
+                self._trace_trouble("moves of others could not be read", error)
             await self._clock.sleep(wait)
             wait = LOOK_SECONDS
 

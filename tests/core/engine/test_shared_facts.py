@@ -22,6 +22,7 @@ class Store(MemoryStateStore):
     """Counts messages and writes, and may be down."""
 
     is_down = False
+    fault: Exception = StateStoreError("down")
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class Store(MemoryStateStore):
 
     async def _load(self, key: str) -> Any:
         if self.is_down:
-            raise StateStoreError("down")
+            raise self.fault
         return await super()._load(key)
 
     async def _publish(self, channel: str, message: bytes) -> None:
@@ -39,10 +40,14 @@ class Store(MemoryStateStore):
 
 
 class Telemetry:
-    """Hears nothing."""
+    """Keeps what is traced."""
 
-    def trace(self, *_: Any, **__: Any) -> None:
-        """Drop it."""
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+
+    def trace(self, severity: Any, component: str, *said: Any, **_: Any) -> None:
+        """Keep severity, message and facts."""
+        self.lines.append((severity.value, *said))
 
 
 class World:
@@ -54,12 +59,12 @@ class World:
         self.store.bind(context(clock=self.clock))
         self.loop = loop
         self.heard: list[list[Any]] = []
+        self.telemetry: Any = Telemetry()
 
     def process(self, number: int = 0) -> SharedFacts:
         """Start one that takes facts of the kind ``member``."""
         loop: Any = self.loop
-        telemetry: Any = Telemetry()
-        facts = SharedFacts(self.store, self.clock, random.Random(number), telemetry, loop)
+        facts = SharedFacts(self.store, self.clock, random.Random(number), self.telemetry, loop)
         taken: list[Any] = []
         self.heard.append(taken)
         facts.on("member", taken.append)
@@ -255,5 +260,57 @@ def test_what_cannot_be_read_is_passed_over(within: Within) -> None:
         await world.pass_on()
         assert world.heard == [[]]
         assert len(world.store.messages) == 1
+
+    within(scenario)
+
+
+def test_a_store_that_raises_anything_does_not_end_the_telling(within: Within) -> None:
+    """What it did not take is told again, and its type is traced, not its words."""
+
+    async def scenario(world: World) -> None:
+        process = world.process()
+        world.store.is_down, world.store.fault = True, RuntimeError("password=hunter22")
+        process.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        assert world.telemetry.lines == [
+            ("error", "others could not be told of a move", {"error_type": "RuntimeError"})
+        ]
+        world.store.is_down = False
+        await world.pass_on(1.1)
+        assert [fact[0] for fact in world.store.messages[0]["facts"]] == ["member:a"]
+
+    within(scenario)
+
+
+def test_a_fact_that_cannot_be_put_together_takes_no_other_with_it(within: Within) -> None:
+    """It is left out once and for all; the next one of its name is told."""
+
+    async def scenario(world: World) -> None:
+        process = world.process()
+        process.tell("member", "a", lambda: {}["no"], kept=True)
+        process.tell("member", "b", resting)
+        await world.pass_on()
+        process.tell("member", "a", resting)
+        await world.pass_on()
+        told = [fact[0] for message in world.store.messages for fact in message["facts"]]
+        assert told == ["member:b", "member:a"]
+        assert [line[0] for line in world.telemetry.lines] == ["error"]
+
+    within(scenario)
+
+
+def test_a_store_that_raises_anything_does_not_end_the_hearing(within: Within) -> None:
+    """The record is read again later."""
+
+    async def scenario(world: World) -> None:
+        teller, hearer = world.process(), world.process(1)
+        teller.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        world.store.is_down, world.store.fault = True, RuntimeError("no")
+        world.loop.start(hearer.run())
+        await world.pass_on()
+        world.store.is_down = False
+        await world.pass_on(1.1)
+        assert [fact["model"] for fact in world.heard[1]] == ["a"]
 
     within(scenario)
