@@ -162,7 +162,7 @@ def _last_resorts(call: Call, failed: Failures, rested: list[Member], last: Prov
             last = _returned_unless_rotatable(error)
             failed[member.model_id] = (member, last)
         if last is None:
-            raise call.pool.no_active_model()
+            raise call.pool.no_active_model(call.route.only)
         if not is_retried:
             last = yield from _retries(call, list(failed.values()), failed)
             if last is None:

@@ -240,6 +240,12 @@ class PipelineResult:
             return cast("list[str]", ids())
         return [member.model_id for member in others]
 
+    @property
+    def only(self) -> frozenset[str] | None:
+        """Models that were asked for by name; None when a pool or a capability was."""
+        resolution = self.context.resolution
+        return None if resolution is None else resolution.only
+
     def rested(self) -> Sequence[Member]:
         """Every member that could serve the request and was no candidate since it rested."""
         context = self.context
@@ -386,7 +392,7 @@ class FilterState(PipelineStage):
         assert context.pool is not None
         healing = sorted((member for member in everyone if member.may_have_healed()), key=lambda member: member.due)
         if not healing:
-            raise context.pool.no_active_model()
+            raise context.pool.no_active_model(None if context.resolution is None else context.resolution.only)
         return healing
 
     def _prefer(self, context: PipelineContext, provider: str) -> None:

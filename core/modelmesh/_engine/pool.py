@@ -494,9 +494,17 @@ class CapabilityPool:
 
     # --- errors -----------------------------------------------------------
 
-    def no_active_model(self) -> NoActiveModelError:
-        """Build the error that says who rests, why, and when the first of them may return."""
-        waits = {member: member.cooldown_remaining for member in self._members.values() if not member.active}
+    def no_active_model(self, only: frozenset[str] | None = None) -> NoActiveModelError:
+        """Build the error that says who rests, why, and when the first of them may return.
+
+        Args:
+            only: The models that were asked for by name; None when the pool was asked for.
+        """
+        waits = {
+            member: member.cooldown_remaining
+            for member in self._members.values()
+            if not member.active and (only is None or member.model_id in only)
+        }
         resting = {
             member.model_id: {"reason": member.reason, "cooldown_remaining": wait} for member, wait in waits.items()
         }
@@ -504,6 +512,8 @@ class CapabilityPool:
         more = ", …" if len(resting) > 5 else ""
         if not self._members:
             message = f"pool {self.name!r} has no members"
+        elif only is not None and len(waits) == 1:
+            message = self._named_rests(*next(iter(waits.items())))
         else:
             message = f"no model of pool {self.name!r} is active: {shown}{more}"
         return NoActiveModelError(
@@ -512,3 +522,12 @@ class CapabilityPool:
             retry_after=min((wait for wait in waits.values() if wait is not None), default=None),
             details={"standby": resting},
         )
+
+    def _named_rests(self, member: Member, wait: float | None) -> str:
+        """Say of the one model that was asked for why and how long it rests, and that others of the pool do not."""
+        until = "until it is recovered" if wait is None else f"for {wait:.0f} s more"
+        others = f"; ask for the pool to let {self._others_active()} answer" if self._active_count else ""
+        return f"model {member.model_id!r} of pool {self.name!r} rests {until}: {member.reason}{others}"
+
+    def _others_active(self) -> str:
+        return "its active model" if self._active_count == 1 else f"one of its {self._active_count} active models"

@@ -358,3 +358,28 @@ def test_a_member_shows_strategies_the_models_figures(build: Build) -> None:
     assert (member.latency_avg, member.in_flight, member.status, member.cooldown_remaining) == (0, 0, "active", None)
     assert member.last_request.isoformat() == "2026-01-01T00:00:00+00:00"
     assert member.last_failure is None
+
+
+@pytest.mark.parametrize(
+    ("rest", "others", "message", "retry_after"),
+    [
+        (60.0, "bc", "rests for 60 s more: quota_exhausted; ask for the pool to let one of its 2 active models", 60.0),
+        (None, "b", "rests until it is recovered: quota_exhausted; ask for the pool to let its active model", None),
+        (60.0, "", "rests for 60 s more: quota_exhausted", 60.0),
+    ],
+    ids=["for a time", "until recovered", "no other"],
+)
+def test_a_model_that_was_asked_for_by_name_rests_and_the_error_says_why_and_how_long(
+    build: Build, rest: float | None, others: str, message: str, retry_after: float | None
+) -> None:
+    """Others of its pool are active, so nobody reads that none is."""
+    world = build(a=[], **{name: [] for name in others})
+    now = world.clock.monotonic()
+    world.pool.deactivate_member(world.member("a"), "quota_exhausted", rest=rest, now=now)
+
+    with pytest.raises(NoActiveModelError) as caught:
+        world.ask("a")
+
+    assert str(caught.value).startswith(f"model 'a' of pool 'chat' {message}")
+    assert caught.value.retry_after == retry_after
+    assert list(caught.value.details["standby"]) == ["a"]
