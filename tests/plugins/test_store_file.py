@@ -193,6 +193,62 @@ def test_a_second_process_is_refused_until_the_first_ends(path: Path) -> None:
     assert use(path, seen)[0] == b"theirs"
 
 
+# A program of its own, since a process with the threads of other tests shall not be forked.
+FORK = """
+import asyncio, os, sys
+from modelmesh.errors import StateStoreError
+from modelmesh_plugins.state_stores.file import FileConfig, FileStateStore
+
+def make():
+    return FileStateStore(FileConfig(path=sys.argv[1]))
+
+async def use(who, store):
+    try:
+        await store.save(who, b"")
+        print(who, *await store.list(), flush=True)
+    except StateStoreError as error:
+        print(who, error.message.partition(" is ")[2].partition(",")[0], flush=True)
+
+store, closed, used = make(), os.pipe(), os.pipe()
+asyncio.run(use("parent", store))
+child = os.fork()
+if not child:
+    asyncio.run(use("child", store))
+    os.write(used[1], b"!")
+    os.read(closed[0], 1)
+    asyncio.run(use("child", store))
+    asyncio.run(store.close())
+    os._exit(0)
+os.read(used[0], 1)
+asyncio.run(use("parent again", store))
+asyncio.run(store.close())
+other = make()
+asyncio.run(use("another", other))
+asyncio.run(other.close())
+os.write(closed[1], b"!")
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+print(os.getpid())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_keeps_nobody_from_the_file(path: Path) -> None:
+    """The file is the parent's until that closes it, then anybody's: another store's, and the child's."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FORK, str(path)], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    *lines, parent = ended.stdout.splitlines()
+    assert lines == [
+        "parent parent",
+        f"child in use by process {parent}",
+        "parent again parent parent again",
+        "another another parent parent again",
+        "child another child parent parent again",
+    ]
+
+
 def test_a_second_store_of_this_process_is_refused(path: Path) -> None:
     """Two meshes on one file would overwrite each other as well."""
 

@@ -12,9 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from io import FileIO
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+from weakref import WeakSet
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -248,8 +250,8 @@ class _StateFile:
         self._named = path
         self._backup = backup
         self._path = path
-        self._owner: BinaryIO | None = None
-        self._process = 0
+        self._owner: FileIO | None = None
+        _FILES.add(self)
 
     def own(self) -> bool:
         """Keep other processes away from the file; return whether this call was the one that did.
@@ -258,29 +260,28 @@ class _StateFile:
             StateStoreError: Another process, or another store of this one, has it.
             OSError: The lock file cannot be written.
         """
-        if self._owner is not None and self._process == os.getpid():
+        if self._owner is not None:
             return False
         # A symbolic link stays one: what it points to is replaced.
         self._path = Path(os.path.realpath(self._named))
         if self._path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder")
         # The lock file stays when it is released: were it deleted, two could hold locks on two files of its name.
-        owner = self._beside(".lock").open("a+b")
+        # Without a buffer: a fork in the midst of this would copy it, and its lock.
+        owner = self._owner = self._beside(".lock").open("a+b", buffering=0)
         try:
             if not _lock(owner):
                 owner.seek(0)
-                holder = owner.read(20).decode(errors="replace").strip() or "unknown"
+                holder = (owner.read(20) or b"").decode(errors="replace").strip() or "unknown"
                 raise StateStoreError(
                     f"{self._named} is in use by process {holder}, and modelmesh.file.v1 serves one process;"
                     " end that one, name another file under storage.path, or use modelmesh.sqlite.v1 for both"
                 )
             owner.truncate(0)
             owner.write(b"%d" % os.getpid())
-            owner.flush()
         except BaseException:
-            owner.close()
+            self.release()
             raise
-        self._owner, self._process = owner, os.getpid()
         return True
 
     def release(self) -> None:
@@ -391,7 +392,25 @@ class _StateFile:
         return self._path.with_name(self._path.name + ending)
 
 
-def _lock(file: BinaryIO) -> bool:
+_FILES: WeakSet[_StateFile] = WeakSet()
+"""Of this process."""
+
+
+def _release_inherited() -> None:
+    """Leave the files to the process this one was forked from.
+
+    A lock lasts as long as anybody has its descriptor open: with the child's, nobody could have a file that the parent
+    has closed, not even the child.
+    """
+    for file in list(_FILES):
+        file.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_release_inherited)
+
+
+def _lock(file: FileIO) -> bool:
     """Lock a file against all others, until it is closed or the process ends; return whether nobody had."""
     try:
         if sys.platform == "win32":
