@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -265,12 +266,12 @@ def test_a_second_store_of_this_process_is_refused(path: Path) -> None:
 class Disk:
     """Stands between a store and its disk, and fails when told to."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int, *, folders_only: bool = False) -> None:
         self.is_failing = False
         real = os.fsync
 
         def fsync(handle: int) -> None:
-            if self.is_failing:
+            if self.is_failing and (stat.S_ISDIR(os.fstat(handle).st_mode) or not folders_only):
                 raise OSError(number, os.strerror(number))
             real(handle)
 
@@ -307,6 +308,22 @@ def test_what_could_not_be_written_has_not_happened(
 
     assert use(path, seen) == (b"data", Balance(6, 4))
     assert [each.name for each in path.parent.iterdir() if each.suffix == ".tmp"] == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP], ids=["invalid", "not supported"])
+def test_a_file_system_that_cannot_sync_folders_is_served(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The file was forced to the disk, so it is saved, in memory too."""
+    Disk(monkeypatch, number, folders_only=True).is_failing = True
+
+    async def scenario(store: FileStateStore) -> None:
+        await spend(store)
+        assert await seen(store) == (b"data", Balance(6, 0))
+
+    use(path, scenario)
+
+    assert use(path, seen) == (b"data", Balance(6, 0))
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
