@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from modelmesh._engine.policies import RATE_LIMITED
@@ -88,6 +89,12 @@ def within_bounds(amount: int) -> int:
     return min(max(amount, 0), LARGEST_AMOUNT)
 
 
+def _money(dollars: float) -> str:
+    """Return dollars as people write them: to the last digit that was given, and never in powers of ten."""
+    whole, _, cents = f"{Decimal(str(dollars)):f}".partition(".")
+    return f"${whole}.{cents:0<2}" if cents.strip("0") else f"${whole}"
+
+
 def provider_limits(name: str, budget: Any, quota: Any, rate: Any) -> tuple[Limit, ...]:
     """Return the limits of a provider's configuration sections, any of which may be None."""
     limits: list[Limit] = []
@@ -100,7 +107,7 @@ def provider_limits(name: str, budget: Any, quota: Any, rate: Any) -> tuple[Limi
                         "nano_usd",
                         round(dollars * NANO_USD),
                         DeactivationReason.BUDGET_EXCEEDED.value,
-                        f"the {kind} budget of ${dollars:g} for provider {name!r}",
+                        f"the {kind} budget of {_money(dollars)} for provider {name!r}",
                         window=CalendarWindow("daily" if kind == "daily" else "monthly", budget.timezone),
                         budget=kind,
                         alert=budget.alert_threshold,
@@ -120,7 +127,8 @@ def provider_limits(name: str, budget: Any, quota: Any, rate: Any) -> tuple[Limi
                 f"the rate limit of {most} {unit} a minute for provider {name!r}",
                 provider_wide=False,
                 period=60.0,
-                burst=max(1, round(most * rate.burst)),
+                # A product of large numbers is rounded, and may be rounded up.
+                burst=min(most, max(1, round(most * rate.burst))),
             )
             for word, unit, most in (("rpm", _REQUESTS, rate.rpm), ("tpm", _TOKENS, rate.tpm))
             if most is not None
@@ -175,7 +183,7 @@ def pool_limits(pool: str, model: str, rules: Any) -> tuple[Limit, ...]:
                 "nano_usd",
                 round(rules.budget_limit * NANO_USD),
                 DeactivationReason.BUDGET_EXCEEDED.value,
-                f"the {span}budget of ${rules.budget_limit:g} for {model!r} in pool {pool!r}",
+                f"the {span}budget of {_money(rules.budget_limit)} for {model!r} in pool {pool!r}",
                 provider_wide=False,
                 window=window,
                 budget="pool",

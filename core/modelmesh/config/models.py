@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, Validati
 
 from modelmesh.config.durations import PositiveDuration, Size
 from modelmesh.config.not_yet import REFUSAL
-from modelmesh.config.section import Fraction, Name, Number, Section, Whole
+from modelmesh.config.section import Count, Fraction, Name, Price, Section, Whole
 
 
 class DeliveryConfig(Section):
@@ -22,7 +22,7 @@ class DeliveryConfig(Section):
 class BatchConfig(Section):
     """Limits of a model's batch delivery."""
 
-    max_items: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests in one batch.")
+    max_items: Count | None = Field(default=None, description="Requests in one batch.")
     max_payload: Size | None = Field(default=None, description="Size of one batch (size).")
     completion_window: PositiveDuration | None = Field(default=None, description="Until it is done (duration).")
     cost_discount: Fraction | None = Field(default=None, description="0.5 is half the price.")
@@ -43,10 +43,8 @@ class BatchConfig(Section):
 class ConstraintsConfig(Section):
     """A model's declared limits."""
 
-    context_window: Annotated[Whole, Field(ge=1)] | None = Field(
-        default=None, description="Tokens, input and output together."
-    )
-    max_output_tokens: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens of one answer.")
+    context_window: Count | None = Field(default=None, description="Tokens, input and output together.")
+    max_output_tokens: Count | None = Field(default=None, description="Tokens of one answer.")
     max_images: Annotated[Whole, Field(ge=0)] | None = Field(default=None, description="Images in one request.")
     max_file_size: Size | None = Field(default=None, description="One file (size).")
     supported_languages: tuple[str, ...] | None = Field(default=None, description="Language codes.")
@@ -55,11 +53,9 @@ class ConstraintsConfig(Section):
 class PricingConfig(Section):
     """What a model costs, in USD."""
 
-    input_per_1k_tokens: Annotated[Number, Field(ge=0)] = Field(default=0.0, description="USD per 1,000 input tokens.")
-    output_per_1k_tokens: Annotated[Number, Field(ge=0)] = Field(
-        default=0.0, description="USD per 1,000 output tokens."
-    )
-    per_request: Annotated[Number, Field(ge=0)] | None = Field(default=None, description="USD per request.")
+    input_per_1k_tokens: Price = Field(default=0.0, description="USD per 1,000 input tokens.")
+    output_per_1k_tokens: Price = Field(default=0.0, description="USD per 1,000 output tokens.")
+    per_request: Price | None = Field(default=None, description="USD per request.")
 
 
 def _given(section: BaseModel) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 from modelmesh.config.durations import Duration, PositiveDuration
 from modelmesh.config.retry import RetryBudgetConfig, RetryConfig, TimeoutsConfig
 from modelmesh.config.rotation import DeactivationConfig, RecoveryConfig
-from modelmesh.config.section import Name, Number, Programmatic, Section, Whole
+from modelmesh.config.section import Count, Money, Name, Programmatic, Section, Whole
 
 
 class SelectorConfig(Section):
@@ -20,7 +20,7 @@ class SelectorConfig(Section):
     features: dict[str, bool] = Field(
         default_factory=dict, description="Features a model must have (true) or lack (false)."
     )
-    min_context_window: Annotated[Whole, Field(ge=1)] | None = Field(
+    min_context_window: Count | None = Field(
         default=None, description="Tokens the context window must hold; a model that does not say is left out."
     )
     providers: tuple[Name, ...] = Field(default=(), description="Providers to choose from; all by default.")
@@ -101,10 +101,10 @@ class PoolConfig(Section):
         default=600.0,
         description="The whole request over all attempts and waits (duration); null for none.",
     )
-    max_attempts: Annotated[Whole, Field(ge=1)] | None = Field(
+    max_attempts: Count | None = Field(
         default=None, description="Calls to providers per request, retries and rotations together; null for no cap."
     )
-    max_cost: Annotated[Number, Field(gt=0)] | None = Field(
+    max_cost: Money | None = Field(
         default=None, description="USD per request that may be spent before another attempt starts; null for no cap."
     )
     on_stream_failure: Literal["error", "hold", "continue"] = Field(

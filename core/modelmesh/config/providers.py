@@ -8,20 +8,20 @@ from pydantic import Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from modelmesh.config.durations import PositiveDuration
-from modelmesh.config.section import Fraction, Number, Programmatic, Section, Whole, Zone
+from modelmesh.config.section import Count, Fraction, Money, Programmatic, Section, Zone
 
 
 class BudgetConfig(Section):
     """What may be spent at a provider, in USD; checked before each call against what it may cost at most."""
 
-    daily_limit: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="USD a calendar day.")
-    monthly_limit: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="USD a calendar month.")
+    daily_limit: Money | None = Field(default=None, description="USD a calendar day.")
+    monthly_limit: Money | None = Field(default=None, description="USD a calendar month.")
     timezone: Zone = Field(default="UTC", description="Where days and months begin.")
     alert_threshold: Annotated[Fraction, Field(gt=0)] | None = Field(
         default=0.8, description="Share of a limit at which one warning a period is traced; null for none."
     )
     enforce: bool = Field(default=True, description="Whether a limit stops calls; otherwise it is only traced.")
-    unpriced_request: Annotated[Number, Field(gt=0)] | None = Field(
+    unpriced_request: Money | None = Field(
         default=None,
         description="USD that a request to a model without a price is counted as; without it such a"
         " model is an error under a budget.",
@@ -42,12 +42,14 @@ class QuotaConfig(Section):
     free_tier: bool = Field(
         default=False, description="Take what the connector knows of the provider's free tier; give nothing else then."
     )
-    requests: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests in a period.")
-    tokens: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens in a period.")
+    requests: Count | None = Field(default=None, description="Requests in a period.")
+    tokens: Count | None = Field(default=None, description="Tokens in a period.")
     reset_schedule: Literal["monthly", "daily", "rolling"] = Field(
         default="monthly", description="When it is full again; rolling gives it back evenly over rolling_window."
     )
-    rolling_window: PositiveDuration = Field(default=86_400.0, description="Length of a rolling period (duration).")
+    rolling_window: Annotated[PositiveDuration, Field(ge=0.001)] = Field(
+        default=86_400.0, description="Length of a rolling period (duration)."
+    )
     timezone: Zone = Field(default="UTC", description="Where days and months begin.")
 
     @model_validator(mode="after")
@@ -62,12 +64,12 @@ class QuotaConfig(Section):
 class RateLimitConfig(Section):
     """What a provider takes at a time; more goes to another model, or waits."""
 
-    rpm: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests a minute.")
-    tpm: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens a minute.")
+    rpm: Count | None = Field(default=None, description="Requests a minute.")
+    tpm: Count | None = Field(default=None, description="Tokens a minute.")
     burst: Annotated[Fraction, Field(gt=0)] = Field(
         default=0.1, description="Share of a minute's limit that may go out at once after a pause."
     )
-    concurrency: Annotated[Whole, Field(ge=1)] | None = Field(
+    concurrency: Count | None = Field(
         default=None, description="Calls that may run at once, of all processes that share the store together."
     )
 
@@ -84,7 +86,7 @@ class ProviderBatchConfig(Section):
     supported: bool | None = Field(
         default=None, description="Whether they are handed to it; by default where its connector has a way to."
     )
-    max_items: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests in one batch.")
+    max_items: Count | None = Field(default=None, description="Requests in one batch.")
 
 
 class ProviderConfig(Section):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from modelmesh.config.durations import Duration, PositiveDuration
-from modelmesh.config.section import Fraction, Number, Section, StatusCode, Whole, Zone
+from modelmesh.config.section import Count, Fraction, Money, Section, StatusCode, Zone
 
 
 def _cron(line: str) -> str:
@@ -28,23 +28,19 @@ def _cron(line: str) -> str:
 class DeactivationConfig(Section):
     """When a model of the pool goes standby."""
 
-    retry_limit: Annotated[Whole, Field(ge=1)] = Field(default=3, description="Consecutive counted failures.")
+    retry_limit: Count = Field(default=3, description="Consecutive counted failures.")
     error_rate_threshold: Fraction = Field(
         default=0.5, description="Share of failures among the last outcomes, 0.0 to 1.0."
     )
-    error_rate_min_samples: Annotated[Whole, Field(ge=1)] = Field(
-        default=10, description="Outcomes before the error rate means anything."
-    )
-    error_window: Annotated[Whole, Field(ge=1)] = Field(
-        default=100, description="Outcomes the error rate is taken over."
-    )
+    error_rate_min_samples: Count = Field(default=10, description="Outcomes before the error rate means anything.")
+    error_window: Count = Field(default=100, description="Outcomes the error rate is taken over.")
     error_codes: tuple[StatusCode, ...] = Field(
         default=(429, 500, 503),
         description="Statuses that count as failures; timeouts and broken connections count in any case.",
     )
-    request_limit: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Requests; none by default.")
-    token_limit: Annotated[Whole, Field(ge=1)] | None = Field(default=None, description="Tokens; none by default.")
-    budget_limit: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="USD; none by default.")
+    request_limit: Count | None = Field(default=None, description="Requests; none by default.")
+    token_limit: Count | None = Field(default=None, description="Tokens; none by default.")
+    budget_limit: Money | None = Field(default=None, description="USD; none by default.")
     quota_window: Literal["daily", "monthly"] | None = Field(
         default=None,
         description="Period of the three limits, after which they count anew; without it they hold until a person"

@@ -13,9 +13,19 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 from pydantic.json_schema import SkipJsonSchema
 
+from modelmesh.interfaces.ledger import LARGEST_AMOUNT, NANO_USD
+
 # Strict numbers: YAML has numbers of its own, so a quoted one or a boolean in their place is a mistake to report.
 Whole = Annotated[int, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST_AMOUNT)]
+"""How many of something, at least one; no more than the books of a limit can hold."""
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+LARGEST_USD = LARGEST_AMOUNT // NANO_USD
+"""The most dollars that the books of a limit can hold, which count in nano-USD."""
+Money = Annotated[float, Strict(), Field(gt=0, le=LARGEST_USD, allow_inf_nan=False)]
+"""USD, more than none."""
+Price = Annotated[float, Strict(), Field(ge=0, le=LARGEST_USD, allow_inf_nan=False)]
+"""USD, or free."""
 Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
 StatusCode = Annotated[int, Strict(), Field(ge=100, le=599)]
 Name = Annotated[str, Field(min_length=1)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from modelmesh.config.durations import PositiveDuration
-from modelmesh.config.section import Fraction, Section, Whole
+from modelmesh.config.section import Count, Fraction, Section
 from modelmesh.state_encoding import NEEDS_MSGPACK, StateFormat, has_msgpack
 
 
@@ -64,7 +64,7 @@ class StorageConfig(Section):
         description="Part of each budget and quota that a process takes from a shared store at a time, to grant from"
         " without asking again; 0 asks for each request.",
     )
-    processes: Annotated[Whole, Field(ge=1)] = Field(
+    processes: Count = Field(
         default=1, description="Processes that share the store: each keeps that part of a local limit meanwhile."
     )
     settings: SkipJsonSchema[Any] = Field(default=None, repr=False, exclude=True)
