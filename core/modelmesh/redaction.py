@@ -37,6 +37,14 @@ _NAMED = re.compile(
     r"|passphrase|pwd|connection[_\-]?string|credentials?|jwt|dsn|auth)[\"'\\]*\s*[:=,]"
 )
 """Finds such a name with something after it in lower-case text, several times as quickly as what takes it out."""
+_NAME = r"(?-i:[A-Z_][A-Z0-9_]{0,63}|[a-z][a-z_.\-]{0,63}\d{0,2})"
+"""What a secret is called in a reference to it; anything that looks less like words is taken for the secret itself."""
+_REFERENCE = rf"\$\{{\s{{0,4}}(?:secrets?|env)\s{{0,4}}:\s{{0,4}}{_NAME}\s{{0,4}}\}}"
+"""``${secrets:NAME}``, which says where a secret is and not what it is, also misspelt."""
+_IN_REFERENCE = rf"(?!(?:(?<=\$\{{)|(?<=\$\{{\s))secrets?\s{{0,4}}:\s{{0,4}}{_NAME}\s{{0,4}}\}})"
+"""Holds where no such reference has just begun: its own ``secrets:`` is no name with a value behind it."""
+_EXAMPLE = r"password@host(?![\w@]|[.\-]\w)"
+"""The end of ``redis://:password@host``, which shows how a URL is written; a real host is called otherwise."""
 _FIGURE = r"(?!(?:null|none|true|false|\d+(?:\.\d+)?)\b|\*\*\*)"
 """What stays after such a name: figures, and what has been taken out before."""
 _PATTERNS: tuple[tuple[tuple[str, ...] | None, re.Pattern[str], str], ...] = (
@@ -72,8 +80,8 @@ _PATTERNS: tuple[tuple[tuple[str, ...] | None, re.Pattern[str], str], ...] = (
         None,
         re.compile(
             # A quoted value to its end, also where the quotes are escaped; an unquoted one to the next blank.
-            rf"(?i)({_STRONG}(?:[\"'\\]*\s*[:=]\s*\[?\s*b?|[\"'\\]+\s*,\s*b?))"
-            rf"(?:(\\*[\"']){_FIGURE}[^\"'\\\r\n]{{4,}}|{_FIGURE}[^\s\"'\\,;}}{{&)\]\[]{{4,}})"
+            rf"(?i){_IN_REFERENCE}({_STRONG}(?:[\"'\\]*\s*[:=]\s*\[?\s*b?|[\"'\\]+\s*,\s*b?))"
+            rf"(?:(\\*[\"']){_FIGURE}(?!{_REFERENCE}\\*[\"'])[^\"'\\\r\n]{{4,}}|{_FIGURE}[^\s\"'\\,;}}{{&)\]\[]{{4,}})"
         ),
         r"\1\2" + REDACTED,
     ),
@@ -93,7 +101,10 @@ _PATTERNS: tuple[tuple[tuple[str, ...] | None, re.Pattern[str], str], ...] = (
     ),
     (
         ("://",),
-        re.compile(r"(?i)\b([a-z][a-z0-9+.\-]{0,20}://[^\s/:@\"']*:)(?!\*\*\*)[^\s/@\"']+@"),
+        re.compile(
+            r"(?i)\b([a-z][a-z0-9+.\-]{0,20}://[^\s/:@\"']*:)"
+            rf"(?!\*\*\*|{_REFERENCE}@|{_EXAMPLE})[^\s/@\"']+@"
+        ),
         r"\1" + REDACTED + "@",
     ),
     (("://",), re.compile(r"(://)[^\s/:@\"'*]{16,}@"), r"\1" + REDACTED + "@"),

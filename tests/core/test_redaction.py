@@ -161,6 +161,61 @@ def test_ordinary_text_stays(text: str) -> None:
     assert Redactor([SECRET]).text(text) is text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "would be taken literally; write ${secrets:OPENAI_API_KEY} for a secret",
+        "${secret:OPENAI_API_KEY} would be taken literally; write ${secrets:OPENAI_API_KEY} for a secret",
+        "a secret reference lacks its closing brace; write ${secrets:NAME}",
+        "${ secrets : openai-key } and ${env:OPENAI_TOKEN}",
+        'api_key: "${secrets:OPENAI_API_KEY}"',
+        "password=${secrets:REDIS_PASSWORD}",
+        "redis://:${secrets:REDIS_PASSWORD}@cache.acme.dev:6379/0",
+        "a password may stand in it (redis://:password@host) or in the setting password",
+        "postgresql://user:password@host:5432/name, or redis://user:password@host.",
+    ],
+)
+def test_where_a_secret_is_and_how_it_is_written_stays(text: str) -> None:
+    """A reference holds no secret, and neither does an example: a remedy without them cannot be followed."""
+    assert Redactor([SECRET]).text(text) is text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "write ${secrets:hunter2Hunter2}",
+        "write ${secrets:a1b2c3d4e5f60718} for a secret",
+        "write ${secrets:sk-abcdefghijklmnopqrst} for a secret",
+        "secrets:HUNTERTWO",
+        "secret: HUNTERTWO}",
+        "{secrets:HUNTERTWO}",
+        "${secrets:HUNTERTWO",
+        "${secrets:NAME}, secret: hunter22",
+        'api_key: "${secrets:NAME}hunter22"',
+        'api_key: "${secrets:NAME} hunter22"',
+        "api_key: 'hunter22${secrets:NAME}'",
+        "redis://:hunter22@host",
+        "redis://:password@cache.acme.dev",
+        "redis://:password@host.acme.dev",
+        "redis://:password@host-1:6379",
+        "redis://:password1@host",
+        "redis://:${secrets:NAME}hunter22@host",
+    ],
+)
+def test_what_only_begins_like_a_reference_or_an_example_goes(text: str) -> None:
+    """Whatever may be a value is one."""
+    cleaned = Redactor().text(text)
+
+    assert REDACTED in cleaned
+    assert not any(value in cleaned for value in ("hunter2", "HUNTER", "a1b2", "sk-a", ":password", "hunter22"))
+
+
+def test_a_known_secret_goes_in_a_reference_too() -> None:
+    """Whoever has such a secret has it hidden wherever it stands."""
+    assert Redactor(["password"]).text("redis://:password@host") == f"redis://:{REDACTED}@host"
+    assert "HUNTERTWO" not in Redactor(["HUNTERTWO"]).text("write ${secrets:HUNTERTWO}")
+
+
 @pytest.mark.parametrize("kept", [8, 12, len(SECRET) - 1])
 @pytest.mark.parametrize("end", ["…", "...…"], ids=["dots", "dots twice"])
 def test_the_beginning_of_a_secret_goes_where_a_text_was_cut(redactor: Redactor, kept: int, end: str) -> None:

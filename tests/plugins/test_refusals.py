@@ -29,3 +29,16 @@ def test_a_secret_in_what_is_said_is_taken_out() -> None:
 
     assert KEY not in "".join(said)
     assert said[0] == "a.yaml:2: providers.one: refused the key ***REDACTED***"
+
+
+def test_a_remedy_can_be_followed() -> None:
+    """The reference that it says to write, and the example that it gives, are there to be read."""
+    remedies = [
+        "would be taken literally; write ${secrets:OPENAI_API_KEY} for a secret",
+        "a password may stand in it (redis://:password@host) or in the setting password",
+    ]
+    problems = [Problem(each, "providers.one.api_key", "a.yaml", 2) for each in remedies]
+
+    assert refusal_lines(ConfigurationError.from_problems(problems)) == [
+        f"a.yaml:2: providers.one.api_key: {each}" for each in remedies
+    ]
