@@ -64,7 +64,8 @@ class _Gate:
                     f"{path} cannot be used by this process: SQLite was at work when it was forked;"
                     " fork before the store is used, or start processes by spawn"
                 )
-            self._changed.wait_for(lambda: not self._forking)
+            while self._forking:
+                self._changed.wait()
             self._working += 1
         try:
             yield
