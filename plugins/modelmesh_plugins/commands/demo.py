@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.syntax import Syntax
 
 from modelmesh.mesh import ModelMesh
+from modelmesh_plugins.commands.files import write_whole
 from modelmesh_plugins.demo import providers
 from modelmesh_plugins.demo.report import print_report
 from modelmesh_plugins.demo.run import Outcome, configuration, send_all
@@ -39,7 +40,7 @@ def command(total: int, concurrency: int, plain: bool, save: str | None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(save) if save else Path(folder) / "modelmesh.yaml"
             try:
-                file.write_text(text, encoding="utf-8")
+                write_whole(file, text)
             except OSError as error:
                 raise click.ClickException(f"{file}: cannot be written: {error.strerror}") from None
             outcomes = asyncio.run(_run(file, total, concurrency, console))

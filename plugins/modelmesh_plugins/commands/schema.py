@@ -9,6 +9,7 @@ import click
 
 from modelmesh.config import build_schema
 from modelmesh.plugins import PluginHost
+from modelmesh_plugins.commands.files import write_whole
 
 
 @click.command("schema")
@@ -23,7 +24,7 @@ def command(output: str | None) -> None:
         click.echo(text)
         return
     try:
-        Path(output).write_text(f"{text}\n", encoding="utf-8")
+        write_whole(Path(output), f"{text}\n")
     except OSError as error:
         raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
     click.echo(f"written to {output}")

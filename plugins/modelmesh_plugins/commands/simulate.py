@@ -13,6 +13,7 @@ from rich.text import Text
 
 from modelmesh.errors import ConfigurationError
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
+from modelmesh_plugins.commands.files import write_whole
 from modelmesh_plugins.commands.refusals import refusal_lines
 from modelmesh_plugins.simulate.plot import svg
 from modelmesh_plugins.simulate.report import Figures, as_json, spans, total
@@ -38,7 +39,7 @@ def command(file: Path, scenario: Path, drawing: Path | None, as_data: bool) -> 
         raise click.ClickException("\n".join(refusal_lines(error))) from None
     if drawing is not None:
         try:
-            drawing.write_text(svg(found), encoding="utf-8")
+            write_whole(drawing, svg(found))
         except OSError as error:
             raise click.ClickException(f"{drawing} cannot be written: {error.strerror}") from None
     if as_data:

@@ -22,6 +22,7 @@ from modelmesh.plugins import PluginHost
 from modelmesh.state_encoding import StateEncoding, decode
 from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState, refuse_newer
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
+from modelmesh_plugins.commands.files import write_whole
 from modelmesh_plugins.commands.tables import print_whole
 
 Result = TypeVar("Result")
@@ -76,7 +77,7 @@ def export(config: str, file: str) -> int:
     if state is None:
         raise click.ClickException("no state is saved, so there is nothing to export")
     try:
-        Path(file).write_text(json.dumps(state.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_whole(Path(file), json.dumps(state.to_dict(), indent=2) + "\n")
     except OSError as error:
         raise click.ClickException(f"{file}: cannot be written: {error.strerror}") from None
     click.echo(f"{_counted(state)} are in {file}")
