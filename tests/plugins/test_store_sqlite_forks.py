@@ -25,10 +25,11 @@ def wait_for(child):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 async def hear(store):
-    listener = store.subscribe("news")
+    channel = f"news/{os.getpid()}"  # parent and child hear one another
+    listener = store.subscribe(channel)
     waiting = asyncio.ensure_future(anext(listener))
-    await store.publish("news", b"%d" % os.getpid())
-    assert await asyncio.wait_for(waiting, 5.0) == b"%d" % os.getpid()
+    await store.publish(channel, b"message")
+    assert await asyncio.wait_for(waiting, 5.0) == b"message"
     return listener
 
 store = make()
