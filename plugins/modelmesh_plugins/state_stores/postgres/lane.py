@@ -145,10 +145,14 @@ async def _limited(connection: Connection, work: Callable[[Connection], Awaitabl
         return doing.result()
     finally:
         if not doing.done():
+            # It ends with the connection. Were it cancelled, psycopg would ask the server in vain to stop it, and log
+            # that it did.
             cut(connection)
-            doing.cancel()
-            await asyncio.wait({doing}, timeout=1.0)
-        elif not doing.cancelled():
+            _, going = await asyncio.wait({doing}, timeout=1.0)
+            if going:
+                doing.cancel()
+                await asyncio.wait(going, timeout=1.0)
+        if doing.done() and not doing.cancelled():
             doing.exception()  # it was seen, whether or not it is what is raised
 
 
