@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.requirements import Needs
 from modelmesh.errors import RoutingError, UnsupportedRequestError
+from modelmesh.lasting import lasting
 
 if TYPE_CHECKING:
     from modelmesh._engine.member import Member
@@ -192,17 +193,27 @@ def _note_removed(
 def _why(stage: str, member: Member, context: PipelineContext) -> str:
     if not member.active:
         left = member.cooldown_remaining
-        return f"rests: {member.reason}" + ("" if left is None else f", {left:.0f} s left")
+        return f"rests: {member.reason}" + ("" if left is None else f", {lasting(left)} left")
     if stage == "delivery-filter":
         return f"does not offer {context.request.delivery_mode}"
     if stage == "requirement-filter":
         lacks = Needs.of(context.request.payload or {}).lacking(member.model.definition)
         return "has " + ", ".join(lacks.values()) if lacks else "cannot serve what the request needs"
     if stage == "state-filter" and context.request.preferred_provider is not None:
-        return f"not of provider {context.request.preferred_provider!r}, which is preferred; tried after it"
+        return _not_preferred(context)
     if stage == "pool-selection":
-        return "does not have the capability asked for"
+        return _not_asked_for(context)
     return "removed by this stage"
+
+
+def _not_preferred(context: PipelineContext) -> str:
+    return f"not of provider {context.request.preferred_provider!r}, which is preferred; tried after it"
+
+
+def _not_asked_for(context: PipelineContext) -> str:
+    if context.resolution is not None and context.resolution.only is not None:
+        return "another model was asked for by name"
+    return "does not have the capability asked for"
 
 
 def _placed(context: PipelineContext, removed: Mapping[str, ExplainedCandidate]) -> list[ExplainedCandidate]:
@@ -211,21 +222,29 @@ def _placed(context: PipelineContext, removed: Mapping[str, ExplainedCandidate])
     assert pool is not None
     order: list[ExplainedCandidate] = []
     asked = context.selection_request
+    # A preference only says who leads: whoever else stood to be chosen follows, as in a request.
+    known = context.candidates if context.fallback is None else context.fallback
     remark = getattr(pool.rotation.strategy, "remarks", None)
-    remarks: Mapping[str, str] = {} if remark is None or asked is None else remark(list(context.candidates), asked)
+    remarks: Mapping[str, str] = {} if remark is None or asked is None else remark(list(known), asked)
     if context.selection is not None and context.selected is not None:
         request = context.selection_request
         assert request is not None
         strategy = pool.rotation.strategy
-        others = pool.rank(context.candidates, request, context.selection) if len(context.candidates) > 1 else ()
+        others = pool.rank(known, request, context.selection) if len(known) > 1 else ()
+        if context.fallback is not None:
+            others = sorted(others, key=lambda member: member.provider_id != context.provider)
         for place, member in enumerate((context.selected, *others), 1):
             score = context.selection.score if place == 1 else strategy.score(member, request)
             reason = context.selection.reason if place == 1 else remarks.get(member.model_id, "")
+            if context.fallback is not None and member.provider_id != context.provider:
+                reason = "; ".join(filter(None, (_not_preferred(context), reason)))
             order.append(ExplainedCandidate(member.model_id, member.provider_id, place, score, "", reason))
     placed = {each.model_id for each in order}
-    left = {member.model_id for member in context.candidates}
+    left = {member.model_id for member in known}
     rest = [
-        removed.get(name) or _left_out(member, remarks.get(name, "left out by the strategy") if name in left else "")
+        _left_out(member, remarks.get(name, "left out by the strategy"))
+        if name in left and (name not in removed or order)
+        else removed.get(name) or ExplainedCandidate(name, member.provider_id, reason=_not_asked_for(context))
         for name, member in pool.members.items()
         if name not in placed
     ]
@@ -235,8 +254,4 @@ def _placed(context: PipelineContext, removed: Mapping[str, ExplainedCandidate])
 
 
 def _left_out(member: Member, by_strategy: str) -> ExplainedCandidate:
-    if by_strategy:
-        return ExplainedCandidate(
-            member.model_id, member.provider_id, removed_by="selection-strategy", reason=by_strategy
-        )
-    return ExplainedCandidate(member.model_id, member.provider_id, reason="does not have the capability asked for")
+    return ExplainedCandidate(member.model_id, member.provider_id, removed_by="selection-strategy", reason=by_strategy)

@@ -177,6 +177,43 @@ def test_a_preferred_provider_leads_and_the_others_are_said_to_follow(mesh: Any)
     assert "not of provider 'b-provider'" in rows(explanation)["a"][2]
 
 
+def test_the_order_holds_whoever_is_tried_after_the_preferred_provider(mesh: Any) -> None:
+    """A preference is no condition: the order is the one that a request takes."""
+    here = mesh({"a": {}, "b": {}, "c": {}, "d": {}})
+    options = RoutingOptions(preferred_provider="b-provider")
+    pool = here.get_router().get_pool("chat")
+    pool.deactivate(pool.members["d"].model)
+
+    explanation = here.get_router().explain("chat", HELLO, options)
+    routed = here.get_router().route("chat", options)
+
+    assert explanation.order == [routed.model_id, *routed.fallback_chain] == ["b", "c", "a"]
+    assert {name: (place, stage) for name, (place, stage, _) in rows(explanation).items()} == {
+        "b": (1, ""),
+        "c": (2, ""),
+        "a": (3, ""),
+        "d": (None, "state-filter"),
+    }
+    assert rows(explanation)["a"][2] == "not of provider 'b-provider', which is preferred; tried after it"
+
+
+def test_how_long_a_model_rests_is_said_as_people_do(mesh: Any) -> None:
+    """In days and hours."""
+    here = mesh({"a": {}, "b": {}})
+    pool = here.get_router().get_pool("chat")
+    pool.deactivate_member(pool.members["a"], "quota_exhausted", rest=803_483.0, now=pool.clock.monotonic())
+
+    assert rows(here.get_router().explain("chat"))["a"][2] == "rests: quota_exhausted, 9d 7h left"
+
+
+def test_whoever_was_not_named_is_not_called_incapable(mesh: Any) -> None:
+    """The caller asked for a model, and the others can do the same."""
+    explanation = mesh({"a": {}, "b": {}}).get_router().explain("b")
+
+    assert explanation.order == ["b"]
+    assert rows(explanation)["a"][2] == "another model was asked for by name"
+
+
 def test_the_client_explains_what_it_would_create(mesh: Any) -> None:
     """With the same arguments."""
     client = mesh({"a": {}, "b": {}}).get_client()

@@ -18,6 +18,7 @@ from rich.table import Table
 from modelmesh.config import load_config
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.state_store import StateStore
+from modelmesh.lasting import lasting
 from modelmesh.plugins import PluginHost
 from modelmesh.state_encoding import StateEncoding, decode
 from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState, refuse_newer
@@ -59,7 +60,7 @@ def show(config: str) -> int:
         pool, standby = resting.get(name, ("", None))
         rest = ""
         if standby is not None:
-            left = "until it is recovered" if standby.remaining is None else f"{standby.remaining:.0f} s"
+            left = "until it is recovered" if standby.remaining is None else lasting(standby.remaining)
             rest = f"{standby.reason}, {left} (pool {pool})"
         table.add_row(
             name, model.status, str(model.quota_used), f"{model.tokens_used:,}", f"{model.cost_accumulated:.4f}", rest
