@@ -443,7 +443,12 @@ def unknown_name(kind: str, name: str, known: Sequence[str], *, limit: int = 12)
 
 
 def _longer(name: str, known: Sequence[str]) -> list[str]:
-    """Return the shortest of the names that begin like this one, which may be all that somebody remembers."""
+    """Return the shortest of the names that begin like this one or have a part near it: all somebody may remember."""
     if len(name) < _SHORTEST_BEGINNING:
         return []
-    return sorted((each for each in known if each.startswith(name)), key=lambda each: (len(each), each))[:2]
+    near = {
+        each for each in known if get_close_matches(name, each.replace("_", "-").replace(".", "-").split("-"), 1, 0.8)
+    }
+    return sorted(
+        (each for each in known if each.startswith(name) or each in near), key=lambda each: (len(each), each)
+    )[:2]
