@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +15,10 @@ from modelmesh.config.configuration import Configuration
 from modelmesh.config.normalise import other_spellings
 from modelmesh.config.reader import Document, KeyPath, dotted
 from modelmesh.errors import Problem, unknown_name
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
 
 _EXPECTED = {
     "bool_parsing": "expected true or false",
@@ -52,38 +56,41 @@ def problems_of(
         also: Further keys that may be written beside the model's own, for hints.
         only: Says of a key of the model whether to report what is wrong with it.
     """
-    seen: set[str] = set()
     found = error.errors(include_input=False, include_url=False)
     places = [_written(document, base, tuple(each["loc"]), kind=str(each["type"])) for each in found]
-    words = {dotted(loc): each for each, loc in zip(found, places, strict=True) if each["type"] == "literal_error"}
-    for each, loc in zip(found, places, strict=True):
-        if each["loc"] and not only(each["loc"][0]):
-            continue
+    pairs = list(zip(found, places, strict=True))
+    or_a_mapping = {loc for each, loc in pairs if each["type"] == "model_type"}
+    for each, loc in _mistakes(pair for pair in pairs if not pair[0]["loc"] or only(pair[0]["loc"][0])):
         kind = str(each["type"])
-        if kind in _EXPECTED and any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):
-            continue  # another branch of a union takes it as it is written, and says what is wrong inside
         path = (*base, *loc)
-        name = dotted(path)
-        if name in seen:
-            continue  # the other branches of a union say the same
-        seen.add(name)
         if kind == "extra_forbidden":
             message = unknown_key(path, {*_fields_at(model, loc[:-1]), *(also if len(loc) == 1 else ())})
         elif kind == "missing":
             message = "is missing; add it"
         elif kind == "literal_error":
             message = f"must be {each.get('ctx', {}).get('expected', 'one of the documented values')}"
+            message += ", or a mapping" if loc in or_a_mapping else ""
         elif kind == "too_short":
             message = "is empty; name at least one"
-        elif kind == "model_type" and dotted(loc) in words:
-            message = f"must be {words[dotted(loc)].get('ctx', {}).get('expected')}, or a mapping"
         elif kind == "value_error":
             message = str(each.get("ctx", {}).get("error", each["msg"]))
         elif kind == "model_type" and "connector" in _fields_at(model, loc):
             message = "expected a mapping, such as {connector: NAME}"
         else:
             message = _EXPECTED.get(kind) or str(each["msg"]).replace("Input should", "must")
-        yield Problem(message, name, document.file, document.line_of(path))
+        yield Problem(message, dotted(path), document.file, document.line_of(path))
+
+
+def _mistakes(found: Iterable[tuple[ErrorDetails, KeyPath]]) -> list[tuple[ErrorDetails, KeyPath]]:
+    """Return one error for each place that is wrong: every branch of a union has its own of the same value."""
+    chosen: dict[KeyPath, ErrorDetails] = {}
+    for each, loc in found:
+        # A branch that takes such a value says more of it than one that expects another type.
+        if loc not in chosen or (chosen[loc]["type"] in _EXPECTED and each["type"] not in _EXPECTED):
+            chosen[loc] = each
+    # Where something inside is wrong, a branch took the value as it is written, or a list all but one of its items.
+    outer = {loc[:depth] for loc in chosen for depth in range(len(loc))}
+    return [(each, loc) for loc, each in chosen.items() if loc not in outer]
 
 
 def _written(document: Document, base: KeyPath, loc: tuple[Any, ...], *, kind: str) -> KeyPath:
@@ -115,14 +122,21 @@ def _fields_at(model: Any, loc: KeyPath) -> list[str]:
 
 
 def written_keys(model: type[BaseModel]) -> list[str]:
-    """Return the keys of a model that a file can hold; what can only be passed in code is left out."""
-    return [name for name, field in model.model_fields.items() if not field.exclude and not name.startswith("_")]
+    """Return the keys of a model that a file can hold, as it writes them; what only code can pass is left out."""
+    return [key for key, field in _fields(model).items() if not field.exclude and not key.startswith("_")]
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {
+        field.validation_alias if isinstance(field.validation_alias, str) else name: field
+        for name, field in model.model_fields.items()
+    }
 
 
 def _inside(annotation: Any, part: str | int) -> Any:
     for model in _models(annotation):
-        if isinstance(part, str) and part in model.model_fields:
-            return model.model_fields[part].annotation
+        if isinstance(part, str) and part in _fields(model):
+            return _fields(model)[part].annotation
     for option in _options(annotation):
         if typing.get_origin(option) in (dict, list, tuple):
             # Of ``tuple[X, ...]`` the last argument is the dots.
@@ -191,7 +205,7 @@ def _keys_below(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield the places of all keys of a model and of those in it, such as ``pools.NAME.recovery.cooldown``."""
     for key in written_keys(model):
         yield prefix + key
-        for option in _options(model.model_fields[key].annotation):
+        for option in _options(_fields(model)[key].annotation):
             is_named = typing.get_origin(option) is dict
             for inner in _models(typing.get_args(option)[-1] if is_named else option):
                 yield from _keys_below(inner, f"{prefix}{key}.NAME." if is_named else f"{prefix}{key}.")

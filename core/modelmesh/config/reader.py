@@ -191,7 +191,11 @@ class _Builder:
                 merged.extend(value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node])
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise _error("has a key that is no text", file=self._file, line=line)
+                # It is not shown: a mapping that became a key by a slip may hold a secret.
+                what = "list" if isinstance(key_node, yaml.SequenceNode) else "mapping"
+                place = f" under {dotted(path)}" if path else ""
+                message = f"has a {what} as a key{place}, where text belongs; quote it, or correct the brackets"
+                raise _error(message, file=self._file, line=line)
             # Keys are text as written: a model called 4o or on stays what it is.
             key = key_node.value
             if key in written:

@@ -92,7 +92,7 @@ def test_the_largest_that_is_taken_can_be_claimed() -> None:
         *provider_limits(
             "p",
             BudgetConfig(daily_limit=MOST_USD, monthly_limit=MOST_USD),
-            QuotaConfig(requests=LARGEST_AMOUNT, reset_schedule="rolling", rolling_window="3650d"),
+            QuotaConfig(requests=LARGEST_AMOUNT, reset_schedule="rolling", rolling_window=3650 * 86_400.0),
             RateLimitConfig(rpm=LARGEST_AMOUNT - 1, burst=1.0),
         ),
         *pool_limits("c", "m", DeactivationConfig(budget_limit=MOST_USD, token_limit=LARGEST_AMOUNT)),

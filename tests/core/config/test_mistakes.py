@@ -63,6 +63,30 @@ def test_the_configuration_that_is_broken_below_is_whole() -> None:
         ("    connector: openai-compatible\n", "", 2, "names no connector, and none is called 'local'; add connector:"),
         ("    base_url", "   base_url", 4, "check the indentation"),
         ("[small, large]", "[small, large", 12, "a bracket or brace that is opened and never closed"),
+        ("delivery: sync", "delivery: {stream: true}", 7, "small.delivery.stream: unknown key 'stream'; did you mean"),
+        ("delivery: sync", "delivery: {batch: 3}", 7, "small.delivery.batch: expected true or false"),
+        ("delivery: sync", "delivery: [sync]", 7, "must be 'sync' or 'streaming', or a mapping"),
+        (
+            "pools:\n",
+            "observability: {statistics: {connector: console, scopes: [modl]}}\npools:\n",
+            9,
+            "statistics.scopes[0]: must be 'model', 'provider' or 'pool'",
+        ),
+        (
+            "    models: [",
+            "    strategy: priorty\n    models: [",
+            11,
+            "did you mean 'modelmesh.priority-selection.v1'?",
+        ),
+        (
+            "    base_url",
+            "    budget: {daly: 1, unpriced_request: 1}\n    base_url",
+            4,
+            "unknown key 'daly'; did you mean 'daily_limit'?",
+        ),
+        ("    models: [", "    1: x\n    models: [", 11, "pools.chat-completion.1: unknown key '1'"),
+        ("    models: [", "    {hid: den}: x\n    models: [", 11, "a mapping as a key under pools.chat-completion, wh"),
+        ("    models: [", "    [hidden]: x\n    models: [", 11, "a list as a key under pools.chat-completion, where"),
     ],
     ids=[
         "secret",
@@ -83,6 +107,15 @@ def test_the_configuration_that_is_broken_below_is_whole() -> None:
         "connector",
         "indentation",
         "bracket",
+        "key in a branch",
+        "value in a branch",
+        "list for a branch",
+        "item of a list",
+        "part of a strategy's name",
+        "part of a key",
+        "number as a key",
+        "mapping as a key",
+        "list as a key",
     ],
 )
 def test_one_mistake_is_one_line_with_what_to_do(right: str, wrong: str, line: int, said: str) -> None:
@@ -114,3 +147,31 @@ def test_an_empty_name_is_reported_with_its_line(right: str, line: int, section:
         f"line {line}: {section}s: the name of a {section} is empty, so nothing can mean it; give it one"
         in problems(text)
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("latency: {meen: 3}", "latency.meen: unknown key 'meen'; did you mean 'mean'?; known: jitter, mean;"),
+        ("latency: -1", "latency: must not be negative"),
+        ("latency: soon", "latency: is no duration; write seconds as a number,"),
+        ("latency: [3]", "latency: is no duration; write seconds as a number,"),
+        ("failures: [{evry: 3}]", "failures[0].evry: unknown key 'evry'; did you mean 'every'?; known: after, error,"),
+        ("failures: [{fr: 3}]", "did you mean 'for'?; known: after, error, every, for, rate, retry_after, status;"),
+    ],
+    ids=["key", "negative", "text", "list", "list of mappings", "alias"],
+)
+def test_one_mistake_in_a_connectors_settings_is_one_line_too(written: str, said: str) -> None:
+    """A setting that may be a mapping or a number is told of as the one it was written as."""
+    found = problems(GOOD.replace("    connector: openai-compatible\n", f"    connector: simulator\n    {written}\n"))
+
+    lines = [line for line in found if ".base_url" not in line and ".api_key" not in line]
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_two_mistakes_in_one_mapping_are_two_lines() -> None:
+    """What is said once is the same mistake, not the same section."""
+    found = problems(GOOD.replace("delivery: sync", "delivery: {stream: true, batch: 3}"))
+
+    assert [line.split(": ")[1] for line in found] == ["models.small.delivery.batch", "models.small.delivery.stream"]
