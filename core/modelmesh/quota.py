@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from modelmesh._engine.kept_headroom import Seen
     from modelmesh._engine.limit_rules import Limit
     from modelmesh._engine.provider_service import ProviderService
+    from modelmesh.config import Configuration
     from modelmesh.interfaces.provider import RateLimitStatus
 
 
@@ -62,8 +63,25 @@ class HeadroomRow:
     runs_out_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RollingQuota:
+    """A quota that flows back evenly. Its account is the moment at which it is full again: no number says what is left.
+
+    Attributes:
+        subject: What it limits, for people.
+        unit: ``requests`` or ``tokens``.
+        limit: The most in its period, in that unit.
+        period: Seconds over which all of it flows back.
+    """
+
+    subject: str
+    unit: str
+    limit: float
+    period: float
+
+
 async def quota_rows(limits: Iterable[Limit], ledger: Ledger, now: float) -> list[QuotaRow]:
-    """Return how windows and budgets stand; rates, which flow back by the second, are left out.
+    """Return how windows and budgets stand; what flows back (`rolling_quotas` and rates) has no books and is left out.
 
     Args:
         limits: As configured.
@@ -89,6 +107,19 @@ async def quota_rows(limits: Iterable[Limit], ledger: Ledger, now: float) -> lis
             row.runs_out_at = _runs_out(row, begins, ends, now)
         rows.append(row)
     return rows
+
+
+def rolling_quotas(configuration: Configuration) -> list[RollingQuota]:
+    """Return the rolling quotas of a configuration's providers that are enabled."""
+    from modelmesh._engine.limit_rules import provider_limits
+
+    return [
+        RollingQuota(limit.subject, limit.unit, limit.amount, limit.period)
+        for name, entry in configuration.providers.items()
+        if entry.enabled
+        for limit in provider_limits(name, None, entry.quota, None)
+        if limit.period is not None
+    ]
 
 
 def headroom_rows(providers: Mapping[str, ProviderService], seen: Mapping[str, Seen], now: float) -> list[HeadroomRow]:

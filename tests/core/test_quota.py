@@ -163,3 +163,54 @@ def test_a_configuration_without_limits_says_so(tmp_path: Path) -> None:
     )
 
     assert "sets no budget" in CliRunner().invoke(command, [str(file)], standalone_mode=False).output
+
+
+LIMITED = """\
+providers:
+  here: {{connector: modelmesh.simulator.v1, {limits}}}
+  off: {{connector: modelmesh.simulator.v1, enabled: false, rate_limit: {{rpm: 1}}}}
+models: {{tiny: {{provider: here, capabilities: [chat-completion]}}}}
+pools: {{chat-completion: {{}}}}
+"""
+ROLLING = "quota: {requests: 5, reset_schedule: rolling, rolling_window: 1h}"
+RATES = "rate_limit: {rpm: 60, concurrency: 2}"
+
+
+def shown_with(folder: Path, limits: str, *options: str) -> str:
+    """Return what the command prints for a provider with these limits."""
+    file = folder / "modelmesh.yaml"
+    file.write_text(LIMITED.format(limits=limits))
+    result = CliRunner().invoke(command, [str(file), *options], standalone_mode=False, env={"COLUMNS": ""})
+    assert result.return_value == 0
+    return result.output
+
+
+def test_a_rolling_quota_is_shown_though_nothing_tells_what_is_left(tmp_path: Path) -> None:
+    """Its books are a moment in time, and no number: the row says so, and over how long it flows back."""
+    shown = shown_with(tmp_path, ROLLING)
+    (row,) = json.loads(shown_with(tmp_path, ROLLING, "--json"))
+
+    (line,) = [line for line in shown.splitlines() if "the rolling quota of 5 requests at provider 'here'" in line]
+    assert "not kept as a number" in line
+    assert "flows back over 1h" in line
+    assert (row["unit"], row["limit"], row["spent"], row["left"], row["resets_at"]) == ("requests", 5, None, None, None)
+
+
+@pytest.mark.parametrize("limits", [RATES, f"{RATES}, {ROLLING}"], ids=["alone", "beside a quota"])
+def test_rates_are_said_not_to_be_shown(tmp_path: Path, limits: str) -> None:
+    """They are limits all the same; a provider that is switched off has none."""
+    shown = shown_with(tmp_path, limits)
+
+    assert "sets no budget" not in shown
+    assert "the rate limits of provider 'here' are not shown" in shown
+    assert "off" not in shown
+
+
+def test_rates_are_not_mentioned_in_data(tmp_path: Path) -> None:
+    """A list of rows is a list of rows."""
+    assert json.loads(shown_with(tmp_path, RATES, "--json")) == []
+
+
+def test_without_rates_nothing_is_said_of_them(tmp_path: Path) -> None:
+    """There is nothing that is not shown."""
+    assert "not shown" not in shown_with(tmp_path, ROLLING)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from modelmesh.config import MeshConfig, load_config
+from modelmesh.lasting import lasting
 from modelmesh.mesh import ModelMesh
-from modelmesh.quota import HeadroomRow, QuotaRow
+from modelmesh.quota import HeadroomRow, QuotaRow, RollingQuota, rolling_quotas
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.commands.tables import print_whole
 from modelmesh_plugins.offline import SilentPlugins
@@ -27,19 +30,28 @@ def command(config: str, as_json: bool) -> int:
 
     CONFIG is by default the file that MODELMESH_CONFIG names. Limits that no file sets and providers told of in their
     answers are shown as well. All are kept where the storage section says; without one they are this process's own, and
-    empty. Times are UTC.
+    empty. What is left of a rolling quota is not kept as a number, and rate limits are not shown. Times are UTC.
     """
+    source = MeshConfig.from_file(config)
     with ModelMesh(plugins=SilentPlugins()) as mesh:
-        mesh.initialize(Path(config), only_look=True)
+        mesh.initialize(source, only_look=True)
+        configuration = load_config(source, connectors=mesh.plugins, environ=os.environ)
         rows, said = mesh.get_quota(), [word for row in mesh.get_headroom() for word in _words(row)]
+    rolling = rolling_quotas(configuration)
     if as_json:
         limits = [{**asdict(row), "left": row.left} for row in rows]
-        click.echo(json.dumps([*limits, *(asdict(word) for word in said)], indent=2))
+        click.echo(json.dumps([*limits, *map(_data, rolling), *(asdict(word) for word in said)], indent=2))
         return 0
-    if not rows and not said:
+    rates = [name for name, entry in configuration.providers.items() if entry.enabled and entry.rate_limit is not None]
+    if rows or rolling or said:
+        print_whole(Console(highlight=False), _table(rows, rolling, said))
+    elif not rates:
         click.echo(f"{config}: sets no budget, quota or other limit, and no provider has named one")
-        return 0
-    print_whole(Console(highlight=False), _table(rows, said))
+    if rates:
+        names = ", ".join(map(repr, rates))
+        click.echo(
+            f"the rate limits of provider{'s' * (len(rates) > 1)} {names} are not shown: they change by the second"
+        )
     return 0
 
 
@@ -71,7 +83,13 @@ def _words(row: HeadroomRow) -> Iterator[_Word]:
         yield _Word(subject, unit, limit, spent, left, row.resets_at, row.runs_out_at, row.seen_at)
 
 
-def _table(rows: list[QuotaRow], said: list[_Word]) -> Table:
+def _data(quota: RollingQuota) -> dict[str, Any]:
+    """Return a rolling quota under the names of the others, nothing standing for what nobody knows."""
+    unknown = dict.fromkeys(("spent", "reserved", "resets_at", "runs_out_at", "left"))
+    return {"subject": quota.subject, "unit": quota.unit, "limit": quota.limit, "period": quota.period, **unknown}
+
+
+def _table(rows: list[QuotaRow], rolling: list[RollingQuota], said: list[_Word]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("limit")
     for name in ("used", "on their way", "left"):
@@ -87,6 +105,8 @@ def _table(rows: list[QuotaRow], said: list[_Word]) -> Table:
             "" if row.resets_at is None else _moment(row.resets_at),
             "" if row.runs_out_at is None else _moment(row.runs_out_at),
         )
+    for quota in rolling:
+        table.add_row(quota.subject, "", "", "not kept as a number", f"flows back over {lasting(quota.period)}", "")
     for word in said:
         table.add_row(
             word.subject,
