@@ -9,7 +9,7 @@ import pytest
 
 from modelmesh.errors import InvalidRequestError
 from modelmesh.interfaces.provider import ProviderRequest, ProviderResponse
-from modelmesh_plugins.providers.simulator import SimulatorProvider
+from modelmesh_plugins.providers.simulator import SimulatorConfig, SimulatorProvider
 
 FORCED = {"tools": [{"type": "function", "function": {"name": "look_up"}}], "tool_choice": "required"}
 
@@ -58,3 +58,15 @@ def test_a_count_of_choices_that_means_nothing_is_the_callers_mistake(count: Any
     """As it is with the real ones."""
     with pytest.raises(InvalidRequestError, match="n must be a whole number from 1 to 128"):
         answer(n=count)
+
+
+@pytest.mark.parametrize(
+    ("definition", "key"), [("Latency", "mean"), ("Failure", "retry_after"), ("Allowance", "period")]
+)
+def test_its_durations_are_those_of_every_other_setting(definition: str, key: str) -> None:
+    """An editor takes a number with a unit, and knows the longest."""
+    options = SimulatorConfig.model_json_schema()["$defs"][definition]["properties"][key]["anyOf"]
+    kinds = {each["type"]: each for option in options for each in option.get("anyOf", [option])}
+
+    assert "pattern" in kinds["string"]
+    assert kinds["number"]["maximum"] == 10 * 365 * 86_400

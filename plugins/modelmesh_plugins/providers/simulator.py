@@ -12,11 +12,11 @@ import json
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from copy import deepcopy
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from modelmesh.config.durations import parse_duration
+from modelmesh.config.durations import Duration
 from modelmesh.errors import (
     AuthenticationError,
     Category,
@@ -40,8 +40,6 @@ from modelmesh.interfaces.provider import (
 )
 from modelmesh_cdk.provider import CHAT, BaseProvider, BaseProviderConfig, chunks_of
 from modelmesh_plugins.simulated_media import IMAGE, SPEECH, TRANSCRIPTION, simulated_media
-
-Duration = Annotated[float, BeforeValidator(parse_duration)]
 
 EMBEDDINGS = "representation.embeddings.text-embeddings"
 _DIMENSIONS = 8

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modelmesh._engine.limit_rules import pool_limits, provider_limits
-from modelmesh.config import load_config
+from modelmesh.config import build_schema, load_config
 from modelmesh.config.providers import BudgetConfig, QuotaConfig, RateLimitConfig
 from modelmesh.config.rotation import DeactivationConfig
 from modelmesh.errors import ConfigurationError
@@ -99,6 +99,17 @@ def test_the_largest_that_is_taken_can_be_claimed() -> None:
     ]
 
     check_claims([limit.claim(1, 0.0) for limit in limits], 60.0)
+
+
+def test_the_schema_knows_the_bounds() -> None:
+    """So an editor marks the number while it is typed."""
+    schema = build_schema(PluginHost())["$defs"]
+    daily = schema["BudgetConfig"]["properties"]["daily_limit"]["anyOf"][0]
+    requests = schema["QuotaConfig"]["properties"]["requests"]["anyOf"][0]
+
+    assert daily["maximum"] == MOST_USD
+    assert requests["maximum"] == LARGEST_AMOUNT
+    assert schema["RecoveryConfig"]["properties"]["cooldown"]["anyOf"][0]["maximum"] == 10 * 365 * 86_400
 
 
 @pytest.mark.parametrize(
