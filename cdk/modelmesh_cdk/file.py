@@ -82,7 +82,7 @@ class FileObservability(BaseObservability[FileConfigT]):
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, "choose another path")
             raise ConfigurationError(
-                f"cannot write to {str(settings.file_path)!r}, the file_path of observability"
+                f"cannot write to {str(settings.file_path)!r}, the path (or file_path) of observability"
                 f"\n  reason: {error.strerror or type(error).__name__}\n  try: {remedy}"
             ) from error
         self._in_batch = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from modelmesh.config import MeshConfig, load_config
@@ -175,3 +177,17 @@ def test_two_mistakes_in_one_mapping_are_two_lines() -> None:
     found = problems(GOOD.replace("delivery: sync", "delivery: {stream: true, batch: 3}"))
 
     assert [line.split(": ")[1] for line in found] == ["models.small.delivery.batch", "models.small.delivery.stream"]
+
+
+def test_a_log_that_cannot_be_written_is_told_by_the_key_that_names_it(tmp_path: Path) -> None:
+    """Either spelling of the key is found in the message."""
+    (tmp_path / "file").touch()
+    text = f"{GOOD}observability: {{connector: file, path: {tmp_path / 'file' / 'log.jsonl'}}}\n"
+    plugins = PluginHost()
+    loaded = load_config(MeshConfig.from_yaml(text), connectors=plugins, environ={})
+    assert loaded.observability is not None
+    target = loaded.observability.target
+    assert target is not None
+
+    with pytest.raises(ConfigurationError, match=r"the path \(or file_path\) of observability"):
+        plugins.build("observability", target.connector, target.settings)
