@@ -110,6 +110,24 @@ def test_plugins_as_json_are_for_programs(run: Run) -> None:
     assert set(rows[0]) == {"kind", "id", "distribution", "version", "status", "summary", "reason", "remedy", "needs"}
 
 
+@pytest.mark.parametrize("columns", ["", "80", "40"], ids=["pipe", "80", "40"])
+def test_plugins_are_told_whole_however_little_room_there_is(run: Run, tmp_path: Path, columns: str) -> None:
+    """No name and no version is cut; what reads a pipe finds each row on one line, with what it is for."""
+    publish(tmp_path / "first", "[modelmesh.providers]\nacme.a-rather-long-name-of-a-chat.v1 = acme_cli:Chat\n")
+    info = tmp_path / "first" / "acme_cli-2.0.dist-info" / "METADATA"
+    info.write_text("Metadata-Version: 2.1\nName: acme-cli-of-many-words\nVersion: 2.0.1.post20261121\n")
+
+    shown = run("plugins", "--no-load", COLUMNS=columns).stdout
+
+    table, _, _ = shown.partition("\nstrategies")
+    for word in ("acme.a-rather-long-name-of-a-chat.v1", "found", "acme-cli-of-many-words", "2.0.1.post20261121"):
+        assert word in table.split()
+    if not columns:
+        simulator = next(line for line in run("plugins", COLUMNS="").stdout.splitlines() if ".simulator." in line)
+        assert len(simulator.split("modelmesh-router")[1].split()) > 3
+        assert "…" not in simulator
+
+
 def test_plugins_say_why_one_is_broken(run: Run, tmp_path: Path) -> None:
     """The reason and the remedy stand below the table, and the others are listed as ever."""
     publish(tmp_path / "first", "[modelmesh.providers]\nacme.chat.v1 = acme_cli:Chat\n", acme_cli="1 / 0")

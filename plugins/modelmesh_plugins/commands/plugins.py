@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 
 import click
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelmesh.plugins import KINDS, PluginHost, PluginRow
+from modelmesh_plugins.commands.tables import print_whole
 
 _COLOURS = {"loaded": "green", "found": "cyan", "needs": "default", "broken": "red"}
 _ENOUGH = 24
@@ -31,9 +33,11 @@ def command(as_json: bool, kind: str | None, load: bool) -> None:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
     console = Console()
+    # A pipe has room for everything, unless COLUMNS says how much there is.
+    width = console.width if console.is_terminal or os.environ.get("COLUMNS") else None
     for each in dict.fromkeys(row.kind for row in rows):
         console.print(f"[bold]{each}[/]")
-        console.print(_table([row for row in rows if row.kind == each], width=console.width))
+        print_whole(console, _table([row for row in rows if row.kind == each], width=width))
     for line in [*_hints(rows), *_failures(rows)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -55,19 +59,23 @@ def _failures(rows: list[PluginRow]) -> list[str]:
     ]
 
 
-def _table(rows: list[PluginRow], *, width: int) -> Table:
-    """Return a grid of one kind; what a connector does is cut, or left out where there is no room for it."""
-    cells = [(f"  {row.id}", f"{row.status} {row.needs}".rstrip(), f"{row.distribution} {row.version}") for row in rows]
+def _table(rows: list[PluginRow], *, width: int | None) -> Table:
+    """Return a grid of one kind; what a connector does is cut, or left out where there is no room for it.
+
+    Args:
+        rows: Of that kind.
+        width: How much room there is; None when there is no end of it.
+    """
+    cells = [(row.id, f"{row.status} {row.needs}".rstrip(), f"{row.distribution} {row.version}") for row in rows]
     widths = [max(len(cell[place]) for cell in cells) for place in range(3)]
     table = Table.grid(padding=(0, 2))
-    for each in widths:
-        table.add_column(no_wrap=True, min_width=each)
     # Cut here and not by the table, which takes from every column alike and so cuts the IDs, too.
-    room = width - sum(widths) - 2 * len(widths)
+    room = None if width is None else width - sum(widths) - 2 * (len(widths) + 1)
     for row, (name, status, origin) in zip(rows, cells, strict=True):
         # A missing library is told below the tables, once for all that wait for it.
         rest = Text(row.summary or ("" if row.needs else row.reason))
-        rest.truncate(room, overflow="ellipsis")
+        if room is not None:
+            rest.truncate(max(0, room), overflow="ellipsis")
         state = Text(status, style=_COLOURS[row.status])
-        table.add_row(name, state, origin, *([rest] if room >= _ENOUGH else []))
+        table.add_row("", name, state, origin, *([rest] if room is None or room >= _ENOUGH else []))
     return table
