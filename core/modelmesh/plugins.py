@@ -294,10 +294,12 @@ class PluginHost:
         except ModelMeshError:
             raise
         except (Exception, SystemExit) as error:
+            from modelmesh._engine.origin import class_name, type_and_place
+
             # The text stays in the cause alone: a constructor is handed keys and may say them.
             raise PluginError(
                 f"cannot build {KINDS[kind].singular} {connector_id!r}\n"
-                f"  reason: {cls.__module__}.{cls.__qualname__} raised {type(error).__name__}\n"
+                f"  reason: {class_name(cls)} raised {type_and_place(error, cls)}\n"
                 "  try: check its settings, or report it to the author of the plugin"
             ) from error
 
@@ -454,7 +456,8 @@ class PluginHost:
         owners = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in claims)
         reason = f"{owners} {'both' if len(claims) == 2 else 'all'} offer {claims[0].id!r}"
         remedy = _without_rivals(sorted({plugin.distribution for plugin in claims}))
-        return [self._quarantine(PluginProblem(plugin, reason, remedy)) for plugin in claims][0]
+        problems = [self._quarantine(PluginProblem(plugin, reason, remedy)) for plugin in claims]
+        return problems[0]
 
     # --- hooks of the mesh's life -----------------------------------------------------
 

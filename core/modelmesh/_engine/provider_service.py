@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelmesh._engine.changes import Changes
-from modelmesh._engine.origin import origin_of
+from modelmesh._engine.origin import origin_of, redacted_text, type_and_place
 from modelmesh.errors import (
     AuthenticationError,
     Category,
@@ -171,10 +171,13 @@ class ProviderService:
         return known
 
     def _classify(self, error: Exception) -> ProviderError:
-        # The text of a foreign exception may hold anything, so only its type is shown.
-        said = f"provider {self.name!r} raised {type(error).__name__}"
+        # The text of a foreign exception may hold anything, so a message shows its type, and where it is most likely
+        # the connector's own mistake the place; the text goes to the trace, redacted.
+        said = f"provider {self.name!r} raised "
+        where = type_and_place(error, type(self.connector))
         try:
             verdict = self.connector.classify_error(error)
+            said += where if verdict.category == "unknown" else type(error).__name__
             known = _BY_CATEGORY[verdict.category](
                 f"{said}: {verdict.message}" if verdict.message else said,
                 status_code=verdict.status_code,
@@ -184,14 +187,14 @@ class ProviderService:
         except Exception as raised:  # or no verdict at all
             self._tell_where(error)
             self._tell_where(raised)
-            return ProviderError(said)
+            return ProviderError(f"provider {self.name!r} raised {where}")
         if known.category == "unknown":
             self._tell_where(error)
         known.__cause__ = error
         return known
 
     def _tell_where(self, error: Exception) -> None:
-        """Trace the place in the connector's code that raised what it does not know itself: most likely its bug."""
+        """Trace what the connector raised and does not know itself, most likely its bug: the place, and the words."""
         if self._telemetry.wants_error:
             place = origin_of(error, self.connector)
             self._telemetry.trace(
@@ -199,6 +202,7 @@ class ProviderService:
                 f"provider.{self.name}",
                 f"its connector raised {type(error).__name__}{' at ' if place else ''}{place}",
                 {"connector": self.connector_id},
+                error=redacted_text(error, self._telemetry.dispatcher.redactor.text) or None,
             )
 
     def deactivate(

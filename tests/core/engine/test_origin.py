@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from modelmesh._engine.origin import origin_of
+from modelmesh._engine.origin import origin_of, told, type_and_place
 from modelmesh.errors import AllProvidersExhaustedError
 from modelmesh_cdk.testing import ScriptedProvider
 
@@ -53,7 +53,7 @@ def raised_by(function: Callable[[], object]) -> Exception:
 
 
 def test_a_connectors_own_mistake_is_traced_with_its_place_and_no_value(build: Build, careless: ModuleType) -> None:
-    """The operator reads file and line; the caller only that it was the connector, and nobody a key."""
+    """The operator reads the whole path and its words, the caller the place in its package, and nobody a key."""
     world = build(a=careless.Careless(), observe={})
 
     with pytest.raises(AllProvidersExhaustedError) as caught:
@@ -63,7 +63,8 @@ def test_a_connectors_own_mistake_is_traced_with_its_place_and_no_value(build: B
     assert [each.severity.value for each in lines] == ["error"]
     assert lines[0].message.startswith("its connector raised KeyError at ")
     assert lines[0].message.endswith("acme_careless.py:13 in answer_of")
-    assert "acme_careless" not in str(caught.value)
+    assert str(caught.value).endswith("provider 'a' raised KeyError at acme_careless.py:13 in answer_of")
+    assert lines[0].error == "'***REDACTED***'"
     assert "canary" not in str(caught.value) + "".join(map(str, world.seen().traces))
 
 
@@ -88,3 +89,41 @@ def test_without_a_frame_of_its_own_the_innermost_one_is_named() -> None:
 def test_an_exception_that_was_never_raised_has_no_place() -> None:
     """A connector may have handed it over."""
     assert origin_of(KeyError("a"), ScriptedProvider()) == ""
+
+
+def test_a_place_in_a_package_is_told_from_the_package_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is installed is nobody's business who reads a message."""
+    source = "class Thing:\n    def go(self): raise OSError('no')\n"
+    for name, file in {"acme_pack": "acme_pack/__init__.py", "acme_pack.wire": "acme_pack/wire.py"}.items():
+        module = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        exec(compile(source, str(tmp_path / file), "exec"), module.__dict__)  # as in `careless`
+    places = []
+
+    for name in ("acme_pack", "acme_pack.wire"):
+        thing = sys.modules[name].Thing()
+        places.append(type_and_place(raised_by(thing.go), type(thing)))
+
+    assert places == ["OSError at acme_pack/__init__.py:2 in go", "OSError at acme_pack/wire.py:2 in go"]
+
+
+class MuteError(Exception):
+    """Cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError(), "KeyError"),
+        (MuteError(), "MuteError"),
+        (OSError("x" * 1_000), f"OSError: {'x' * 300}"),
+        (OSError("one\ntwo"), "OSError: one"),
+    ],
+    ids=["no words", "words that raise", "many words", "lines"],
+)
+def test_the_words_of_an_exception_are_told_as_far_as_there_are_any(error: Exception, said: str) -> None:
+    """One line, and not a long one."""
+    assert told(error, ScriptedProvider, lambda text: text) == said
