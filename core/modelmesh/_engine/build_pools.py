@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelmesh._engine.build_basis import Basis
 from modelmesh._engine.model import Model
+from modelmesh._engine.origin import class_name
 from modelmesh._engine.policies import DeactivationRules, PoolPolicy, RecoveryRules
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.registry import Membership
@@ -49,7 +50,7 @@ def _pool(name: str, entry: PoolConfig, tree: CapabilityTree, basis: Basis, retr
         statistics=basis.statistics,
         lock=basis.lock,
         priority=entry.priority,
-        strategy_id=entry.strategy,
+        strategy_id=entry.strategy if entry.strategy_instance is None else class_name(type(strategy)),
         changes=basis.changes,
         process_retries=retries,
     )

@@ -425,7 +425,7 @@ class SelectModel(PipelineStage):
             request.capability, request.delivery_mode, request.session_id, request.metadata
         )
         context.selection = chosen = pool.choose(context.candidates, asked, dry_run=request.dry_run)
-        context.selected = pool.members[chosen.model_id]
+        context.selected = pool.chosen(chosen)
         return context
 
 

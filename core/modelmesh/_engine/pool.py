@@ -12,13 +12,14 @@ from modelmesh._engine.changes import Changes
 from modelmesh._engine.maintenance import MaintenanceWindow
 from modelmesh._engine.member import CALENDAR, IN_DOUBT, NEVER, Member
 from modelmesh._engine.model import Model
+from modelmesh._engine.origin import class_name, has_frame_of, told
 from modelmesh._engine.policies import RATE_LIMITED, PoolPolicy
 from modelmesh._engine.pool_telemetry import PoolTelemetry
 from modelmesh._engine.requirements import Declared, Fit
 from modelmesh._engine.retry_budget import RetryBudget
 from modelmesh._engine.rotation import RotationPolicyService
 from modelmesh._engine.windows import CalendarWindow
-from modelmesh.errors import NoActiveModelError
+from modelmesh.errors import ModelMeshError, NoActiveModelError, PluginError
 from modelmesh.interfaces.runtime import Clock
 from modelmesh.interfaces.strategy import (
     DeactivationReason,
@@ -27,6 +28,7 @@ from modelmesh.interfaces.strategy import (
     SelectionRequest,
     SelectionResult,
 )
+from modelmesh.lasting import lasting
 
 if TYPE_CHECKING:
     from modelmesh._engine.call import Call
@@ -221,7 +223,12 @@ class CapabilityPool:
         self._active_count = sum(1 for member in self._members.values() if member.active)
         self._views.clear()
         self._declared = None
-        self.rotation.strategy.pool_changed(tuple(self._members))
+        try:
+            self.rotation.strategy.pool_changed(tuple(self._members))
+        except ModelMeshError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._strategy_erred("take note of the pool's models", error) from error
 
     def _note_reach(self, model: Model) -> None:
         self._telemetry.note_reach(model, active_count=self._active_count)
@@ -318,14 +325,37 @@ class CapabilityPool:
         """Ask the strategy; ``dry_run`` moves none of its pointers."""
         with self._lock:
             strategy = self.rotation.strategy
-            return (strategy.peek if dry_run else strategy.select)(candidates, request)
+            try:
+                return (strategy.peek if dry_run else strategy.select)(candidates, request)
+            except ModelMeshError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise self._strategy_erred("choose", error) from error
+
+    def chosen(self, result: SelectionResult) -> Member:
+        """Return the member that a strategy chose.
+
+        Raises:
+            PluginError: It chose none.
+        """
+        try:
+            return self._members[result.model_id]
+        except (KeyError, AttributeError, TypeError) as error:  # it may have returned anything
+            named = getattr(result, "model_id", None)
+            said = f"a {type(result).__name__}" if named is None else f"{named!r}, which is no model of the pool"
+            raise PluginError(f"{self._who_chooses('choose')} returned {said}") from error
 
     def rank(
         self, candidates: Sequence[Member], request: SelectionRequest, selected: SelectionResult
     ) -> Sequence[Member]:
         """Order the others, best first."""
         with self._lock:
-            ranked = self.rotation.strategy.rank(candidates, request, selected)
+            try:
+                ranked = self.rotation.strategy.rank(candidates, request, selected)
+            except ModelMeshError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise self._strategy_erred("rank the models", error) from error
             return cast("Sequence[Member]", ranked)  # a strategy hands back what it was given
 
     def select(self, request: SelectionRequest) -> Model:
@@ -338,7 +368,7 @@ class CapabilityPool:
         candidates = self.candidates(mode=request.delivery_mode, active=True)
         if not candidates:
             raise self.no_active_model()
-        return self._members[self.choose(candidates, request).model_id].model
+        return self.chosen(self.choose(candidates, request)).model
 
     # --- moves ------------------------------------------------------------
 
@@ -494,6 +524,19 @@ class CapabilityPool:
 
     # --- errors -----------------------------------------------------------
 
+    def _who_chooses(self, what: str) -> str:
+        name = class_name(type(self.rotation.strategy))
+        strategy = name if self.strategy_id in ("", name) else f"{self.strategy_id!r} ({name})"
+        return f"strategy {strategy} of pool {self.name!r} could not {what}: it"
+
+    def _strategy_erred(self, what: str, error: BaseException) -> PluginError:
+        """Build the error that says which strategy raised what, where, and in which words."""
+        cls = type(self.rotation.strategy)
+        hint = ""
+        if isinstance(error, (TypeError, ValueError, AttributeError)) and not has_frame_of(error, cls):
+            hint = "; most likely it returned something else than its base class asks for"
+        return PluginError(f"{self._who_chooses(what)} raised {told(error, cls, self._telemetry.redact)}{hint}")
+
     def no_active_model(self, only: frozenset[str] | None = None) -> NoActiveModelError:
         """Build the error that says who rests, why, and when the first of them may return.
 
@@ -525,7 +568,7 @@ class CapabilityPool:
 
     def _named_rests(self, member: Member, wait: float | None) -> str:
         """Say of the one model that was asked for why and how long it rests, and that others of the pool do not."""
-        until = "until it is recovered" if wait is None else f"for {wait:.0f} s more"
+        until = "until it is recovered" if wait is None else f"for {lasting(wait)} more"
         others = f"; ask for the pool to let {self._others_active()} answer" if self._active_count else ""
         return f"model {member.model_id!r} of pool {self.name!r} rests {until}: {member.reason}{others}"
 

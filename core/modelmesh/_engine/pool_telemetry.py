@@ -32,6 +32,10 @@ class PoolTelemetry:
         self._telemetry = telemetry
         self._statistics = statistics
 
+    def redact(self, text: str) -> str:
+        """Return a text without what looks like a secret, or is one of this mesh."""
+        return self._telemetry.dispatcher.redactor.text(text)
+
     def rests(self, member: Member, reason: str, rest: float | None) -> None:
         """Tell that a member was moved to standby, for so many seconds; None until it is recovered."""
         state = member.model.state

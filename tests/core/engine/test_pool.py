@@ -363,9 +363,14 @@ def test_a_member_shows_strategies_the_models_figures(build: Build) -> None:
 @pytest.mark.parametrize(
     ("rest", "others", "message", "retry_after"),
     [
-        (60.0, "bc", "rests for 60 s more: quota_exhausted; ask for the pool to let one of its 2 active models", 60.0),
+        (
+            803_483.0,
+            "bc",
+            "rests for 9d 7h more: quota_exhausted; ask for the pool to let one of its 2 active models",
+            803_483.0,
+        ),
         (None, "b", "rests until it is recovered: quota_exhausted; ask for the pool to let its active model", None),
-        (60.0, "", "rests for 60 s more: quota_exhausted", 60.0),
+        (803_483.0, "", "rests for 9d 7h more: quota_exhausted", 803_483.0),
     ],
     ids=["for a time", "until recovered", "no other"],
 )
