@@ -249,8 +249,16 @@ class StateManager:
         A record that cannot be read is kept aside and traced, and the mesh begins anew.
 
         Raises:
-            StateStoreError: The store does not answer, or a newer version wrote the state.
+            StateStoreError: The store does not answer, or raised whatever else, or a newer version wrote the state.
         """
+        try:
+            return await self._load()
+        except ModelMeshError:
+            raise
+        except Exception as error:
+            raise self._store_erred("reading the state from", error) from error
+
+    async def _load(self) -> SystemState | None:
         record = await self._store.load(KEY)
         state = None
         try:
@@ -292,14 +300,23 @@ class StateManager:
             finally:
                 if lock is not None:
                     await self._store.unlock(lock)
-        except ModelMeshError as error:
-            self._telemetry.trace(Severity.ERROR, "storage", "state could not be saved", error=str(error))
+        except Exception as error:  # a store may raise anything, and the mesh's end goes on without it
+            known = error if isinstance(error, ModelMeshError) else self._store_erred("writing the state to", error)
+            self._telemetry.trace(Severity.ERROR, "storage", "state could not be saved", error=str(known))
             return False
         finally:
             self._saving = False
         self._seen = seen
         self._last_sync = self._clock.time()
         return True
+
+    def _store_erred(self, during: str, error: Exception) -> StateStoreError:
+        """Build the error that says which store raised what, where, and in which words."""
+        from modelmesh._engine.origin import class_name, told
+
+        cls = type(self._store)
+        said = told(error, cls, self._telemetry.dispatcher.redactor.text)
+        return StateStoreError(f"{during} state store {class_name(cls)} raised {said}")
 
     async def _lock(self) -> StoreLock | None:
         """Take the lock that keeps two processes from writing at once, where they could."""

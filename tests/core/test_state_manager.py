@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from modelmesh import ModelMesh, PluginHost
-from modelmesh.errors import AuthenticationError, PluginError, ProviderServerError, StateStoreError
+from modelmesh.errors import AuthenticationError, ProviderServerError, StateStoreError
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
 from modelmesh.state_manager import CORRUPT_KEY, FORMAT, KEY, SyncStatus, SystemState
@@ -492,73 +492,3 @@ def test_what_is_wrong_is_one_line(config: Path, arguments: tuple[str, ...], sai
     error = run(*filled).exception
 
     assert said in error.format_message()
-
-
-class Faulty(Kept):
-    """One whose author forgot to turn what a library raises into a `StateStoreError`."""
-
-    faults: tuple[str, ...] = ()
-
-    async def _load(self, key: str) -> Any:
-        if "load" in self.faults:
-            raise RuntimeError("no table for password=hunter2222")
-        return await super()._load(key)
-
-    async def _save(self, key: str, data: bytes, expected_version: int | None) -> Any:
-        if "save" in self.faults:
-            raise RuntimeError("no table")
-        return await super()._save(key, data, expected_version)
-
-
-def test_a_store_that_raises_anything_at_the_start_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With class, place and words, without a password; and the mesh is shut down."""
-    monkeypatch.setattr(Faulty, "faults", ("load",))
-
-    with pytest.raises(StateStoreError) as caught:
-        start(FakeClock(), kind=Faulty)
-
-    said = caught.value.message
-    assert said.startswith(f"reading the state from state store {__name__}.Faulty raised RuntimeError at ")
-    assert "test_state_manager.py:" in said
-    assert said.endswith(" in _load: no table for password=***REDACTED***")
-    assert isinstance(caught.value.__cause__, RuntimeError)
-
-
-@pytest.mark.parametrize("faults", [("save",), ("load", "save")], ids=["save", "both"])
-def test_a_store_that_raises_anything_at_the_end_keeps_no_mesh_from_ending(
-    start: Start, monkeypatch: pytest.MonkeyPatch, faults: tuple[str, ...]
-) -> None:
-    """What could not be written is traced, by name."""
-    mesh = start(FakeClock(), kind=Faulty)
-    closed: list[str] = []
-    provider = mesh._graph.providers["a"].connector  # type: ignore[union-attr]  # the mesh has begun
-
-    async def close() -> None:
-        closed.append("a")
-
-    monkeypatch.setattr(provider, "close", close)
-    monkeypatch.setattr(Faulty, "faults", faults)
-    manager = mesh._graph.state_manager  # type: ignore[union-attr]  # likewise
-
-    assert manager is not None
-    assert not asyncio.run(manager.save())
-    mesh.shutdown()
-
-    assert closed == ["a"]
-
-
-class Silent(Kept):
-    """One whose author forgot to say what it promises."""
-
-    guarantees = None  # type: ignore[assignment]  # the mistake
-
-
-def test_a_store_that_promises_nothing_is_refused_with_what_is_missing(start: Start) -> None:
-    """At once, and with what documents it."""
-    with pytest.raises(PluginError) as caught:
-        start(FakeClock(), kind=Silent)
-
-    said = caught.value.message
-    assert said.startswith(f"cannot use state store 'test.kept.v1'\n  reason: {__name__}.Silent does not say what")
-    assert "set guarantees = StoreGuarantees(" in said
-    assert "modelmesh_cdk.BaseStateStore" in said

@@ -9,9 +9,11 @@ from modelmesh._engine.block_ledger import BlockLedger
 from modelmesh._engine.build_basis import Basis
 from modelmesh._engine.guarded_ledger import GuardedLedger
 from modelmesh._engine.limits import Fallback, Limits
+from modelmesh._engine.origin import class_name
+from modelmesh.errors import PluginError
 from modelmesh.interfaces.ledger import Ledger
 from modelmesh.interfaces.observability import Severity
-from modelmesh.interfaces.state_store import StateStore
+from modelmesh.interfaces.state_store import StateStore, StoreGuarantees
 from modelmesh.state_encoding import StateEncoding
 from modelmesh.state_manager import StateManager
 
@@ -114,4 +116,12 @@ def _state_store(section: StorageConfig | None, basis: Basis) -> StateStore:
     bind = getattr(store, "bind", None)
     if bind is not None:
         bind(basis.context("storage", section.connector))
+    if not isinstance(getattr(store, "guarantees", None), StoreGuarantees):
+        raise PluginError(
+            f"cannot use state store {section.connector!r}\n"
+            f"  reason: {class_name(type(store))} does not say what it promises: its attribute guarantees has to"
+            " be a StoreGuarantees\n"
+            "  try: set guarantees = StoreGuarantees(survives_restart=…, shared_between_processes=…) in the class;"
+            " modelmesh_cdk.BaseStateStore describes it, modelmesh.interfaces.state_store has it"
+        )
     return store
