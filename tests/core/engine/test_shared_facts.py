@@ -287,7 +287,7 @@ def test_a_fact_that_cannot_be_put_together_takes_no_other_with_it(within: Withi
 
     async def scenario(world: World) -> None:
         process = world.process()
-        process.tell("member", "a", lambda: {}["no"], kept=True)
+        process.tell("member", "a", lambda: {"rest": 1 / 0}, kept=True)
         process.tell("member", "b", resting)
         await world.pass_on()
         process.tell("member", "a", resting)
