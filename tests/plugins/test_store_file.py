@@ -109,6 +109,7 @@ def test_looking_writes_nothing(path: Path) -> None:
 )
 def test_a_damaged_file_is_kept_aside_and_told(path: Path, damage: bytes) -> None:
     """State begins empty, with one warning that names both files; nothing of the old one is lost."""
+    use(path, spend)
     path.write_bytes(damage)
     traces: list[tuple[Severity, str]] = []
 
@@ -123,8 +124,48 @@ def test_a_damaged_file_is_kept_aside_and_told(path: Path, damage: bytes) -> Non
     assert "begins empty" in message
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"# my notes", b"providers: {}\n", b"SQLite format 3\0\x10", b"[1, 2]"],
+    ids=["text", "yaml", "database", "json"],
+)
+def test_a_file_that_never_was_a_state_is_left_alone(path: Path, content: bytes) -> None:
+    """A slip of the pen under ``storage.path`` costs nobody their notes; looking again says the same."""
+    path.write_bytes(content)
+
+    for _ in range(2):
+        with pytest.raises(StateStoreError, match=r"state\.json is no state of ModelMesh; name another file"):
+            use(path, seen)
+
+    assert path.read_bytes() == content
+    assert [each.name for each in path.parent.iterdir()] == ["state.json"]
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b"\0" * 4096, b'{"format": "modelmesh-state", "version": 1, "rec'], ids=["empty", "zeros", "cut"]
+)
+def test_what_a_crash_leaves_of_a_state_is_put_aside_wherever_it_came_from(path: Path, left: bytes) -> None:
+    """It was copied here from another machine, say, without its lock file."""
+    path.write_bytes(left)
+
+    assert use(path, seen) == (None, Balance())
+    assert path.with_name("state.json.corrupt").read_bytes() == left
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_what_is_no_file_is_refused_and_left_alone(path: Path) -> None:
+    """A device would be replaced by a file, and some are read for ever."""
+    os.mkfifo(path)
+
+    with pytest.raises(StateStoreError, match="is a device or a pipe; name a file"):
+        use(path, seen)
+
+    assert path.is_fifo()
+
+
 def test_a_second_damaged_file_does_not_replace_the_first(path: Path) -> None:
     """Evidence stays."""
+    use(path, spend)
     for damage in (b"one", b"two"):
         path.write_bytes(damage)
         use(path, seen)

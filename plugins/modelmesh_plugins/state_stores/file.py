@@ -34,6 +34,8 @@ from modelmesh_cdk.state_store import BaseStateStore
 FORMAT = "modelmesh-state"
 VERSION = 1
 """Of the file's format."""
+FOREIGN = "is no state of ModelMesh; name another file under storage.path"
+_OPENING = b'{"format": "%s"' % FORMAT.encode()
 
 
 class FileConfig(BaseModel):
@@ -211,7 +213,7 @@ class _State:
         """
         document = json.loads(body)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise StateStoreError("is no state of ModelMesh; name another file under storage.path")
+            raise StateStoreError(FOREIGN)
         if document.get("version") != VERSION:
             raise StateStoreError(
                 f"has format {document.get('version')!r}, written by a newer ModelMesh; this one reads {VERSION}."
@@ -251,6 +253,7 @@ class _StateFile:
         self._backup = backup
         self._path = path
         self._owner: FileIO | None = None
+        self._was_used = False  # by a store, before this one
         _FILES.add(self)
 
     def own(self) -> bool:
@@ -266,6 +269,9 @@ class _StateFile:
         self._path = Path(os.path.realpath(self._named))
         if self._path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder")
+        if self._path.exists() and not self._path.is_file():
+            raise StateStoreError(f"{self._named} is a device or a pipe; name a file under storage.path")
+        self._was_used = self._beside(".lock").exists()
         # The lock file stays when it is released: were it deleted, two could hold locks on two files of its name.
         # Without a buffer: a fork in the midst of this would copy it, and its lock.
         owner = self._owner = self._beside(".lock").open("a+b", buffering=0)
@@ -293,7 +299,7 @@ class _StateFile:
     def read(self, decode: Callable[[bytes], object], trace: Callable[[str], None]) -> bytes:
         """Return what the file holds, nothing if there is none.
 
-        A damaged one is put aside, and its backup read if there is one.
+        A damaged one is put aside, and its backup read if there is one; one that never was a store's is left alone.
 
         Args:
             decode: Raises ValueError for a damaged file, StateStoreError for one that is not to be touched.
@@ -310,6 +316,9 @@ class _StateFile:
         try:
             return self._checked(body, decode)
         except ValueError as error:
+            if not self._is_ours(body):
+                self._leave_alone()
+                raise StateStoreError(f"{self._named} {FOREIGN}") from error
             aside = self._put_aside()
             found = f"{self._named} is damaged ({error}); it was kept as {aside.name}"
         with suppress(FileNotFoundError, ValueError):
@@ -362,9 +371,20 @@ class _StateFile:
         try:
             decode(body)
         except StateStoreError as error:
-            self.release()
+            self._leave_alone()
             raise StateStoreError(f"{self._named} {error.message}") from error
         return body
+
+    def _leave_alone(self) -> None:
+        """Let go of a file that is not to be touched, and leave nothing beside it that was not there before."""
+        self.release()
+        if not self._was_used:
+            with suppress(OSError):
+                self._beside(".lock").unlink()
+
+    def _is_ours(self, body: bytes) -> bool:
+        """Whether what cannot be read was written by a store, or is what a crash leaves of that."""
+        return self._was_used or body.startswith(_OPENING) or not body.strip(b"\0")
 
     def _put_aside(self) -> Path:
         """Rename the file; earlier ones put aside stay."""
