@@ -29,6 +29,7 @@ from modelmesh._engine.flushing import PeriodicFlush
 from modelmesh._engine.kept_headroom import KeptHeadroom
 from modelmesh._engine.loop_thread import LoopThread
 from modelmesh._engine.observability import Observer, connect, observers_of
+from modelmesh._engine.origin import redacted_text
 from modelmesh._engine.pipeline import RoutingPipeline
 from modelmesh._engine.pool import CapabilityPool
 from modelmesh._engine.probes import Prober
@@ -158,7 +159,10 @@ def build_graph(
     except Exception as error:
         # Whoever watches hears of it, and no worker outlives a mesh that never came to be.
         why = str(error) if isinstance(error, ModelMeshError) else type(error).__name__
-        dispatcher.trace(TraceEntry(Severity.CRITICAL, dispatcher.now(), "mesh", "could not be built", {}, why))
+        # A message keeps the words of a constructor to itself, which was handed keys; here they are looked for.
+        said = "" if error.__cause__ is None else redacted_text(error.__cause__, redactor.text)
+        facts = {"cause": said} if said else {}
+        dispatcher.trace(TraceEntry(Severity.CRITICAL, dispatcher.now(), "mesh", "could not be built", facts, why))
         dispatcher.close()
         raise
 

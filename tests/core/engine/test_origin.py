@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, SecretStr
 
+from modelmesh import ModelMesh, PluginHost
 from modelmesh._engine.origin import origin_of, told, type_and_place
-from modelmesh.errors import AllProvidersExhaustedError
+from modelmesh.errors import AllProvidersExhaustedError, PluginError
 from modelmesh_cdk.testing import ScriptedProvider
 
 Build = Callable[..., Any]
@@ -41,6 +43,12 @@ def careless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "acme_careless", module)
     exec(compile(SOURCE, str(file), "exec"), module.__dict__)  # no file has to be found on the path
     return module
+
+
+class Settings(BaseModel):
+    """A key."""
+
+    api_key: SecretStr
 
 
 def raised_by(function: Callable[[], object]) -> Exception:
@@ -105,6 +113,34 @@ def test_a_place_in_a_package_is_told_from_the_package_on(tmp_path: Path, monkey
         places.append(type_and_place(raised_by(thing.go), type(thing)))
 
     assert places == ["OSError at acme_pack/__init__.py:2 in go", "OSError at acme_pack/wire.py:2 in go"]
+
+
+def test_what_a_constructor_says_is_traced_without_the_keys_it_was_handed(sink: Any) -> None:
+    """Its message tells the place alone, so its author finds the words there."""
+
+    class Unbuilt(ScriptedProvider):
+        config_model = Settings
+
+        def __init__(self, settings: Settings) -> None:
+            raise RuntimeError(f"no region for {settings.api_key.get_secret_value()}")
+
+    plugins = PluginHost()
+    plugins.register("providers", "acme.unbuilt.v1", Unbuilt)
+    mesh = ModelMesh(plugins=plugins, environ={"ACME_KEY": "canary-0123456789"})
+
+    with pytest.raises(PluginError, match=r"Unbuilt raised RuntimeError at .*test_origin\.py:\d+ in __init__\n"):
+        mesh.initialize(
+            {
+                "providers": {"a": {"connector": "acme.unbuilt.v1", "api_key": "${secrets:ACME_KEY}"}},
+                "models": {"a": {"provider": "a", "capabilities": ["chat-completion"]}},
+                "pools": {"chat": {"capability": "chat-completion"}},
+                "observability": {"instance": sink},
+            }
+        )
+    mesh.shutdown()
+
+    (line,) = [each for each in sink.traces if each.message == "could not be built"]
+    assert line.metadata == {"cause": "no region for ***REDACTED***"}
 
 
 class MuteError(Exception):
