@@ -10,11 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
 from modelmesh import ModelMesh, PluginHost
 from modelmesh._engine.origin import origin_of, told, type_and_place
 from modelmesh.errors import AllProvidersExhaustedError, PluginError
+from modelmesh_cdk import BaseProviderConfig
 from modelmesh_cdk.testing import ScriptedProvider
 
 Build = Callable[..., Any]
@@ -45,7 +46,7 @@ def careless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-class Settings(BaseModel):
+class Settings(BaseProviderConfig):
     """A key."""
 
     api_key: SecretStr
