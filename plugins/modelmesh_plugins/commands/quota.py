@@ -48,10 +48,8 @@ def command(config: str, as_json: bool) -> int:
     elif not rates:
         click.echo(f"{config}: sets no budget, quota or other limit, and no provider has named one")
     if rates:
-        names = ", ".join(map(repr, rates))
-        click.echo(
-            f"the rate limits of provider{'s' * (len(rates) > 1)} {names} are not shown: they change by the second"
-        )
+        names = f"provider{'s' * (len(rates) > 1)} {', '.join(map(repr, rates))}"
+        click.echo(f"the rate limits of {names} are not shown: what is left of them changes by the second")
     return 0
 
 
