@@ -153,6 +153,33 @@ def test_a_mistake_is_told_with_its_line(files: Path, scenario: str, line: int, 
     assert said in result.output
 
 
+@pytest.mark.parametrize("scenario", ["", "# nothing yet", "[]", "1h"], ids=["empty", "comment", "list", "text"])
+def test_what_is_no_scenario_is_told_what_one_needs(files: Path, scenario: str) -> None:
+    """Which is not what a configuration needs."""
+    result = simulate(files, scenario)
+
+    assert result.exit_code == 1
+    assert "duration, such as 1h" in result.output
+    assert "models" not in result.output
+
+
+@pytest.mark.parametrize("traffic", ["rate: 0", "rate: 0.0001"], ids=["none", "too little"])
+def test_a_scenario_without_requests_is_refused(files: Path, traffic: str) -> None:
+    """Tables of nothing would tell nothing, and a drawing would be blank."""
+    result = simulate(files, f"duration: 1m\n{traffic}", "--svg", str(files / "plot.svg"))
+
+    assert result.exit_code == 1
+    assert "scenario.yaml: no request comes in it: raise rate, or duration" in result.output
+    assert not (files / "plot.svg").exists()
+
+
+def test_traffic_that_only_begins_with_an_event_is_enough(files: Path) -> None:
+    """A rate of 0 is no mistake by itself."""
+    found = figures(files, "duration: 2m\nrate: 0\nevents: [{at: 1m, rate: 2}]")
+
+    assert [span["requests"] > 0 for span in found["spans"]] == [False, True]
+
+
 def test_a_missing_file_is_told(files: Path) -> None:
     """No traceback."""
     result = CliRunner().invoke(command, [str(files / "mesh.yaml"), "--scenario", str(files / "none.yaml")])

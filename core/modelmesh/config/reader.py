@@ -20,6 +20,7 @@ from modelmesh.errors import ConfigurationError, Problem
 MAX_BYTES = 10 * 1024 * 1024
 MAX_NODES = 200_000
 MAX_DEPTH = 64
+_NEEDS = "providers, models and pools"
 
 KeyPath = tuple[str | int, ...]
 
@@ -80,8 +81,12 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), [*_first.replace("\0", ""), ""])
 
 
-def read_file(path: str | Path) -> Document:
+def read_file(path: str | Path, *, needs: str = _NEEDS) -> Document:
     """Read a YAML or JSON file.
+
+    Args:
+        path: Of the file.
+        needs: What it must hold at least, for people.
 
     Raises:
         ConfigurationError: It cannot be read, or is not what `read_text` takes; names the file.
@@ -100,11 +105,16 @@ def read_file(path: str | Path) -> Document:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise _error("is not UTF-8; save it in that encoding", file=name, line=line) from None
-    return read_text(text, file=name)
+    return read_text(text, file=name, needs=needs)
 
 
-def read_text(text: str, *, file: str | None = None) -> Document:
+def read_text(text: str, *, file: str | None = None, needs: str = _NEEDS) -> Document:
     """Read a YAML document whose top is a mapping.
+
+    Args:
+        text: Of the document.
+        file: What errors call it.
+        needs: What it must hold at least, for people.
 
     Raises:
         ConfigurationError: Syntax, duplicate keys, or a size beyond all reason; names file and line.
@@ -117,7 +127,7 @@ def read_text(text: str, *, file: str | None = None) -> Document:
     try:
         node = loader.get_single_node()
         if node is None:
-            raise _error("is empty; it needs at least providers, models and pools", file=file)
+            raise _error(f"is empty; it needs at least {needs}", file=file)
         builder = _Builder(loader, file)
         data = builder.build(node, ())
     except yaml.MarkedYAMLError as error:
@@ -131,7 +141,7 @@ def read_text(text: str, *, file: str | None = None) -> Document:
     if builder.problems:
         raise ConfigurationError.from_problems(builder.problems)
     if not isinstance(data, dict):
-        raise _error("must be a mapping at the top: providers:, models:, pools: …", file=file, line=1)
+        raise _error(f"must be a mapping at the top, with {needs}", file=file, line=1)
     return Document(data, file, builder.lines)
 
 

@@ -37,6 +37,8 @@ def command(file: Path, scenario: Path, drawing: Path | None, as_data: bool) -> 
         found = simulate(file, scenario)
     except ConfigurationError as error:
         raise click.ClickException("\n".join(refusal_lines(error))) from None
+    if not found.asked:
+        raise click.ClickException(f"{scenario}: no request comes in it: raise rate, or duration")
     if drawing is not None:
         try:
             write_whole(drawing, svg(found))

@@ -169,7 +169,7 @@ def load_scenario(path: Path, *, providers: list[str], pools: list[str]) -> Scen
     Raises:
         ConfigurationError: Lists every problem, with file and line.
     """
-    document = read_file(path)
+    document = read_file(path, needs="duration, such as 1h")
     problems: list[Problem] = []
     try:
         scenario = Scenario.model_validate(document.data)
