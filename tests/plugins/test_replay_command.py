@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -12,8 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from modelmesh import CompletionRequest, ModelMesh
+from modelmesh_plugins.commands import replay
 from modelmesh_plugins.commands.root import main
 
 BEGAN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC).timestamp()
@@ -405,3 +411,39 @@ def test_the_tables_show_both_sides_and_the_limits(run: Run) -> None:
 
     for said in ("2 requests", "cost $", "p95 latency ms", "answers by model", "in whose place", "cannot know"):
         assert said in out
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "how"),
+    [
+        ("old.jsonl.gz", gzip.compress, "gunzip -c"),
+        ("old.jsonl.bz2", bz2.compress, "bunzip2 -c"),
+        ("old.jsonl.xz", lzma.compress, "unxz -c"),
+        ("renamed.jsonl", gzip.compress, "gunzip -c"),
+    ],
+)
+def test_a_compressed_log_is_said_to_be_one(
+    tmp_path: Path, run: Run, name: str, pack: Callable[[bytes], bytes], how: str
+) -> None:
+    """By what it begins with, whatever it is called; and the message says how to replay it."""
+    run([record("a")], configuration())
+    log, file = tmp_path / name, tmp_path / "new.yaml"
+    log.write_bytes(pack((json.dumps(record("a")) + "\n").encode()))
+
+    result = CliRunner().invoke(replay.command, [str(log), "--config", str(file)])
+
+    assert result.exit_code == 1
+    assert f"{log}: is compressed; unpack it first: {how} {log} | modelmesh replay - --config {file}" in result.output
+
+
+def test_a_compressed_log_through_a_pipe_is_said_to_be_one(tmp_path: Path, run: Run) -> None:
+    """Nothing can be said of where it came from."""
+    run([record("a")], configuration())
+
+    result = subprocess.run(
+        [sys.executable, "-m", "modelmesh", "replay", "-", "--config", str(tmp_path / "new.yaml")],
+        input=gzip.compress(b"{}"), capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert b"<stdin>: is compressed; unpack it first, with gunzip -c" in result.stderr

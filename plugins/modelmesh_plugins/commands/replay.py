@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +23,8 @@ from modelmesh_plugins.replay.run import replay
 
 _NOBODY = "nobody"
 _MOVES = 10
+_COMPRESSED = {b"\x1f\x8b": "gunzip -c", b"BZh": "bunzip2 -c", b"\xfd7zXZ": "unxz -c", b"\x28\xb5\x2f\xfd": "unzstd -c"}
+"""What unpacks a file that begins so."""
 
 
 @click.command("replay")
@@ -38,6 +41,7 @@ def command(log: TextIO, file: Path, seed: int, as_json: bool) -> int:
     input. Each request is routed when it came, by the real router; providers answer as the log says they did then.
     What cannot be known is listed at the end.
     """
+    _refuse_compressed(log, file)
     try:
         recorded = read_log(log)
     except LogError as error:
@@ -53,6 +57,21 @@ def command(log: TextIO, file: Path, seed: int, as_json: bool) -> int:
     else:
         print_whole(Console(), shown(found))
     return 0
+
+
+def _refuse_compressed(log: TextIO, file: Path) -> None:
+    peek = getattr(getattr(log, "buffer", None), "peek", None)
+    try:
+        beginning = b"" if peek is None else peek(8)
+    except OSError:
+        return  # told when the log is read
+    for magic, unpack in _COMPRESSED.items():
+        if beginning.startswith(magic):
+            how = f", with {unpack}"
+            if log.name != "<stdin>":
+                parts = (shlex.quote(log.name), shlex.quote(str(file)))
+                how = f": {unpack} {parts[0]} | modelmesh replay - --config {parts[1]}"
+            raise click.ClickException(f"{log.name}: is compressed; unpack it first{how}")
 
 
 def shown(found: Comparison) -> Group:
