@@ -400,8 +400,11 @@ class BudgetExceededError(ModelMeshError):
     """A money limit would be passed; amounts are in USD."""
 
     def __init__(self, limit_type: str, limit_value: float, actual_value: float) -> None:
+        from modelmesh.money import in_dollars  # here: the names of errors are had without the rest
+
         super().__init__(
-            f"the {limit_type} budget of ${limit_value:g} would be passed (${actual_value:.6g} with this request)",
+            f"the {limit_type} budget of {in_dollars(limit_value)} would be passed"
+            f" ({in_dollars(actual_value)} with this request)",
             details={"limit_type": limit_type, "limit_value": limit_value, "actual_value": actual_value},
         )
         self.limit_type = limit_type
@@ -434,12 +437,17 @@ def unknown_name(kind: str, name: str, known: Sequence[str], *, limit: int = 12)
     Returns:
         One line, such as ``unknown strategy 'round-robbin'; did you mean 'round-robin'? known: …``.
     """
-    close = get_close_matches(name, known, n=2, cutoff=0.6) or _longer(name, known)
+    close = near_names(name, known)
     hint = f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
     if not known:
         return f"unknown {kind} {name!r}{hint}; none is known"
     shown = ", ".join(sorted(known)[:limit]) + (", …" if len(known) > limit else "")
     return f"unknown {kind} {name!r}{hint}; known: {shown}"
+
+
+def near_names(name: str, known: Sequence[str]) -> list[str]:
+    """Return the names somebody may have meant, at most two, the likeliest first."""
+    return get_close_matches(name, known, n=2, cutoff=0.6) or _longer(name, known)
 
 
 def _longer(name: str, known: Sequence[str]) -> list[str]:

@@ -10,14 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
 from modelmesh import hookspecs
 from modelmesh.distributions import extra_with, identity, installed_entry_points, own_version, unmet_requirement
-from modelmesh.errors import ConfigurationError, ModelMeshError, PluginError, UnknownConnectorError, unknown_name
+from modelmesh.errors import (
+    ConfigurationError,
+    ModelMeshError,
+    PluginError,
+    UnknownConnectorError,
+    near_names,
+    unknown_name,
+)
 
 if TYPE_CHECKING:
     from modelmesh.interfaces.provider import AttemptRecord, ProviderRequest
@@ -250,7 +256,7 @@ class PluginHost:
 
     def _unknown(self, spec: KindSpec, connector_id: str, known: list[str]) -> str:
         short = sorted({name.split(".")[-2] for name in known if name.count(".") >= 2})
-        close = get_close_matches(connector_id, [*known, *short], n=1, cutoff=0.6)
+        close = near_names(connector_id, [*known, *short])
         hint = (
             "" if close else f"; is the package that brings it installed (pip install modelmesh-{_slug(connector_id)})?"
         )

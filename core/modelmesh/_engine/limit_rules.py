@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Literal
 
 from modelmesh._engine.policies import RATE_LIMITED
 from modelmesh._engine.windows import CalendarWindow
 from modelmesh.interfaces.ledger import LARGEST_AMOUNT, NANO_USD, Claim, RateClaim, WindowClaim
 from modelmesh.interfaces.strategy import DeactivationReason
+from modelmesh.money import in_dollars
 
 Unit = Literal["requests", "tokens", "nano_usd"]
 
@@ -89,12 +89,6 @@ def within_bounds(amount: int) -> int:
     return min(max(amount, 0), LARGEST_AMOUNT)
 
 
-def _money(dollars: float) -> str:
-    """Return dollars as people write them: to the last digit that was given, and never in powers of ten."""
-    whole, _, cents = f"{Decimal(str(dollars)):f}".partition(".")
-    return f"${whole}.{cents:0<2}" if cents.strip("0") else f"${whole}"
-
-
 def provider_limits(name: str, budget: Any, quota: Any, rate: Any) -> tuple[Limit, ...]:
     """Return the limits of a provider's configuration sections, any of which may be None."""
     limits: list[Limit] = []
@@ -107,7 +101,7 @@ def provider_limits(name: str, budget: Any, quota: Any, rate: Any) -> tuple[Limi
                         "nano_usd",
                         round(dollars * NANO_USD),
                         DeactivationReason.BUDGET_EXCEEDED.value,
-                        f"the {kind} budget of {_money(dollars)} for provider {name!r}",
+                        f"the {kind} budget of {in_dollars(dollars)} for provider {name!r}",
                         window=CalendarWindow("daily" if kind == "daily" else "monthly", budget.timezone),
                         budget=kind,
                         alert=budget.alert_threshold,
@@ -183,7 +177,7 @@ def pool_limits(pool: str, model: str, rules: Any) -> tuple[Limit, ...]:
                 "nano_usd",
                 round(rules.budget_limit * NANO_USD),
                 DeactivationReason.BUDGET_EXCEEDED.value,
-                f"the {span}budget of {_money(rules.budget_limit)} for {model!r} in pool {pool!r}",
+                f"the {span}budget of {in_dollars(rules.budget_limit)} for {model!r} in pool {pool!r}",
                 provider_wide=False,
                 window=window,
                 budget="pool",

@@ -78,7 +78,7 @@ def test_the_configuration_that_is_broken_below_is_whole() -> None:
             "    models: [",
             "    strategy: priorty\n    models: [",
             11,
-            "did you mean 'modelmesh.priority-selection.v1'?",
+            "did you mean 'priority-selection' or 'modelmesh.priority-selection.v1'?",
         ),
         (
             "    base_url",
