@@ -282,5 +282,6 @@ def _parting(running: int, drain: float) -> str:
 def _why_not_bound(error: OSError, host: str, port: int) -> str:
     if isinstance(error, socket.gaierror):
         return f"cannot listen on {host}: no such host; use an address of this machine, such as 127.0.0.1"
-    reason = (error.strerror or str(error)).lower()
+    # In the system's own words: Python's repeat the address.
+    reason = (os.strerror(error.errno) if error.errno else str(error)).lower()
     return f"cannot listen on {host}:{port}: {reason}; choose another with --port, or --port 0 for any free one"
