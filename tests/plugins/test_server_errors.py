@@ -14,6 +14,7 @@ from modelmesh.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     NoActiveModelError,
+    PluginError,
     ProviderError,
     ProviderServerError,
     ProviderTimeoutError,
@@ -109,3 +110,13 @@ def test_an_answer_of_our_own_stays_as_it_is() -> None:
 
     assert api_error(error) is error
     assert error.all_headers() == {"x-should-retry": "false", "connection": "close"}
+
+
+def test_what_a_plugin_raised_is_for_whoever_runs_the_server() -> None:
+    """A caller is told of a failure, and neither of files nor of words of somebody's package."""
+    told = api_error(PluginError("strategy 'acme' raised KeyError at acme/choose.py:7 in choose: odd words"))
+
+    assert (told.status, told.message) == (
+        500,
+        "the server failed to answer; its log says more under this request's ID",
+    )

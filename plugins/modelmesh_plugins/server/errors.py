@@ -15,6 +15,7 @@ from modelmesh.errors import (
     InvalidRequestError,
     ModelMeshError,
     NoActiveModelError,
+    PluginError,
     ProviderError,
     ProviderTimeoutError,
     QuotaExhaustedError,
@@ -99,7 +100,8 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(429, error.message, kind=LIMITED, code="budget_exceeded")
     if isinstance(error, ProviderError):
         return _provider(error)
-    if isinstance(error, ModelMeshError):
+    # What a plugin raised, and where, is for whoever runs the server: it is traced under the request's ID.
+    if isinstance(error, ModelMeshError) and not isinstance(error, PluginError):
         return ApiError(500, error.message, kind=SERVER, code=None)
     return ApiError(500, "the server failed to answer; its log says more under this request's ID", kind=SERVER)
 
