@@ -66,6 +66,22 @@ def test_what_was_settled_survives_a_killed_server(shared: Any) -> None:
     asyncio.run(scenario())
 
 
+def test_a_closed_store_stays_closed(shared: Any) -> None:
+    """A late call is refused; it opens no connection that nobody would close."""
+
+    async def scenario() -> None:
+        store = shared.make()
+        await store.save("key", b"")
+        await store.close()
+        with pytest.raises(StateStoreError, match="the state store is closed"):
+            await store.save("key", b"")
+        with pytest.raises(StateStoreError, match="the state store is closed"):
+            store.subscribe("news")
+        await store.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_dead_connection_keeps_nobody_waiting(shared: Any, cut: Any) -> None:
     """Cut off without a word, each call ends in time; when the way is free again, calls work within seconds."""
 

@@ -274,22 +274,6 @@ def test_a_loop_closed_at_work_keeps_no_connection(postgres: Any) -> None:
     assert after <= 1
 
 
-def test_a_closed_store_stays_closed(postgres: Any) -> None:
-    """A late call is refused; it opens no connection that nobody would close."""
-
-    async def scenario() -> None:
-        store = postgres.make()
-        await store.save("key", b"")
-        await store.close()
-        with pytest.raises(StateStoreError, match="the state store is closed"):
-            await store.save("key", b"")
-        with pytest.raises(StateStoreError, match="the state store is closed"):
-            store.subscribe("news")
-        await store.close()
-
-    asyncio.run(scenario())
-
-
 def _named(postgres: Any) -> Any:
     """A store whose connections `_backends` knows."""
     return postgres.make(url=f"{postgres.server.url}?application_name={postgres.name}")

@@ -196,22 +196,6 @@ def test_a_loop_closed_at_work_keeps_no_connection(redis: Any) -> None:
     assert after <= before + 1
 
 
-def test_a_closed_store_stays_closed(redis: Any) -> None:
-    """A late call is refused; it opens no connection that nobody would close."""
-
-    async def scenario() -> None:
-        store = redis.make()
-        await store.save("key", b"")
-        await store.close()
-        with pytest.raises(StateStoreError, match="the state store is closed"):
-            await store.save("key", b"")
-        with pytest.raises(StateStoreError, match="the state store is closed"):
-            store.subscribe("news")
-        await store.close()
-
-    asyncio.run(scenario())
-
-
 def test_short_names_lead_to_it() -> None:
     """``redis`` and ``redis.redis`` are the same store."""
     from modelmesh.plugins import PluginHost
