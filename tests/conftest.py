@@ -42,6 +42,10 @@ settings.register_profile(
 )
 settings.load_profile("modelmesh")
 
+# What a terminal, or a service that runs tests, says of itself is not what a test asked for.
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
+
 CANARY = "sk-canary-Zq7vR3nT9xW1mK5pL8dF"
 _SECRET_PART = "Zq7vR3nT9xW1mK5pL8dF"
 """What no other text has by chance; the beginning looks like a key and is nobody's secret."""
