@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelmesh._engine.candidates import Candidates
 from modelmesh._engine.changes import Changes
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from modelmesh._engine.call import Call
     from modelmesh._engine.telemetry import Telemetry
     from modelmesh.statistics import StatisticsCollector
+
+Answer = TypeVar("Answer")
 
 _VIEWS = 1_000
 """Filtered views that are kept; more than ever serve at once, and callers name some of what is filtered by."""
@@ -323,14 +325,8 @@ class CapabilityPool:
         self, candidates: Sequence[Member], request: SelectionRequest, *, dry_run: bool = False
     ) -> SelectionResult:
         """Ask the strategy; ``dry_run`` moves none of its pointers."""
-        with self._lock:
-            strategy = self.rotation.strategy
-            try:
-                return (strategy.peek if dry_run else strategy.select)(candidates, request)
-            except ModelMeshError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise self._strategy_erred("choose", error) from error
+        strategy = self.rotation.strategy
+        return self._ask("choose", strategy.peek if dry_run else strategy.select, candidates, request)
 
     def chosen(self, result: SelectionResult) -> Member:
         """Return the member that a strategy chose.
@@ -348,15 +344,48 @@ class CapabilityPool:
     def rank(
         self, candidates: Sequence[Member], request: SelectionRequest, selected: SelectionResult
     ) -> Sequence[Member]:
-        """Order the others, best first."""
+        """Order the others, best first.
+
+        Raises:
+            PluginError: The strategy returned what is no order of them.
+        """
+
+        def ranked() -> Sequence[Any]:
+            order = self.rotation.strategy.rank(candidates, request, selected)
+            return order if hasattr(order, "ids") else list(order)  # made of names, each is looked up when it is read
+
+        order = self._ask("rank the models", ranked)
+        if isinstance(order, list) and not all(isinstance(each, Member) for each in order):
+            stranger = next(each for each in order if not isinstance(each, Member))
+            raise PluginError(
+                f"{self._who_chooses('rank the models')} returned a {type(stranger).__name__} among them,"
+                " which is none of its candidates"
+            )
+        return order
+
+    def score(self, member: Member, request: SelectionRequest) -> float:
+        """Have the strategy rate a member, higher is better."""
+        strategy = self.rotation.strategy
+        return self._ask("rate a model", lambda: float(strategy.score(member, request)))
+
+    def remarks(self, candidates: Sequence[Member], request: SelectionRequest) -> Mapping[str, str]:
+        """Return what the strategy has to say of candidates, by model ID; empty where it says nothing of any."""
+        remarks = getattr(self.rotation.strategy, "remarks", None)
+        return {} if remarks is None else self._ask("remark on models", lambda: dict(remarks(candidates, request)))
+
+    def _ask(self, what: str, ask: Callable[..., Answer], *arguments: object) -> Answer:
+        """Ask the strategy something, from one thread at a time.
+
+        Raises:
+            PluginError: It raised what is no error of ours.
+        """
         with self._lock:
             try:
-                ranked = self.rotation.strategy.rank(candidates, request, selected)
+                return ask(*arguments)
             except ModelMeshError:
                 raise
             except (Exception, SystemExit) as error:
-                raise self._strategy_erred("rank the models", error) from error
-            return cast("Sequence[Member]", ranked)  # a strategy hands back what it was given
+                raise self._strategy_erred(what, error) from error
 
     def select(self, request: SelectionRequest) -> Model:
         """Choose one active model.

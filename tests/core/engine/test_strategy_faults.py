@@ -18,9 +18,9 @@ KEY = "sk-canary0123456789abcdef"
 class Broken(BaseStrategy[Any]):
     """Does what it is told to, wherever a strategy may go wrong."""
 
-    def __init__(self, *, choose: Any = None, rank: Any = None, changed: Any = None) -> None:
+    def __init__(self, *, choose: Any = None, changed: Any = None, **does: Any) -> None:
         super().__init__()
-        self.does = {"choose": choose, "rank": rank, "changed": changed}
+        self.does = {"choose": choose, "changed": changed, **does}
 
     def _go_wrong(self, where: str) -> Any:
         what = self.does[where]
@@ -38,7 +38,16 @@ class Broken(BaseStrategy[Any]):
         return self._go_wrong("choose")
 
     def rank(self, candidates: Any, request: Any, selected: Any) -> Any:
-        return self._go_wrong("rank")
+        if "rank" in self.does:
+            return self._go_wrong("rank")
+        return [each for each in candidates if each.model_id != selected.model_id]
+
+    def score(self, candidate: Any, request: Any) -> Any:
+        is_chosen = candidate.model_id == "a"
+        return self._go_wrong("score") if "score" in self.does and not is_chosen else 1.0
+
+    def remarks(self, candidates: Any, request: Any) -> Any:
+        return self._go_wrong("remarks") if "remarks" in self.does else {}
 
 
 class Nothing(Broken):
@@ -121,6 +130,46 @@ def test_a_strategy_that_cannot_rank_is_named_when_others_are_to_be_tried(build:
 
     with pytest.raises(PluginError, match=r"could not rank the models: it raised LookupError at .*: no order"):
         world.ask()
+
+
+@pytest.mark.parametrize("door", [ask, explain])
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (None, "it raised TypeError at .*: 'NoneType' object is not iterable; most likely it returned something else"),
+        (["b"], "it returned a str among them, which is none of its candidates"),
+    ],
+    ids=["nothing", "names"],
+)
+def test_a_strategy_that_ranks_something_else_is_told_what(
+    build: Build, door: Callable[[Any], None], order: Any, said: str
+) -> None:
+    """The request ends with whose mistake it was, whoever asks."""
+    failing = ScriptedProvider(default=ProviderServerError("down", status_code=500))
+    world = build(a=failing, b=[], strategy_instance=Broken(rank=order))
+
+    with pytest.raises(PluginError, match=f"Broken of pool 'chat' could not rank the models: {said}"):
+        door(world)
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ({"score": KeyError("rate")}, "rate a model: it raised KeyError at .* in _go_wrong: 'rate'"),
+        ({"score": "best"}, "rate a model: it raised ValueError at .*; most likely it returned something else"),
+        ({"remarks": KeyError("why")}, "remark on models: it raised KeyError at .* in _go_wrong: 'why'"),
+        ({"remarks": 5}, "remark on models: it raised TypeError at .*; most likely it returned something else"),
+    ],
+    ids=["score raises", "score is no number", "remarks raise", "remarks are none"],
+)
+def test_a_strategy_that_cannot_explain_itself_is_named(build: Build, does: dict[str, Any], said: str) -> None:
+    """What only explaining asks of it fails no request."""
+    world = build(a=[], b=[], strategy_instance=Broken(**does))
+
+    with pytest.raises(PluginError, match=f"Broken of pool 'chat' could not {said}"):
+        explain(world)
+
+    assert world.ask() is not None
 
 
 def test_a_strategy_that_cannot_take_the_pools_models_is_named_at_the_start(build: Build) -> None:
