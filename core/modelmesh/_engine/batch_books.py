@@ -242,7 +242,7 @@ class BatchBooks:
         for usage in bill.usages:
             try:
                 provider.connector.report_usage(carrier.wire_name, usage)
-            except Exception as error:  # the answers are there: a connector's bookkeeping does not take them back
+            except (Exception, SystemExit) as error:  # the answers are there, whatever a connector's bookkeeping does
                 said = f"provider {provider.name!r} failed to take a usage report: {type(error).__name__}"
                 self._telemetry.trace(Severity.WARNING, "batch", said)
                 return

@@ -177,9 +177,7 @@ class Driver:
         except KeyboardInterrupt:
             raise
         except BaseException as raised:
-            # A connector that raises SystemExit or the like takes nobody down with it.
-            error = ProviderError(f"provider {member.provider_id!r} raised {type(raised).__name__}")
-            error = model.provider.understand(error, model)
+            error = model.provider.understand(raised, model)
         else:
             latency = clock.monotonic() - started
             call.provider_seconds += latency
@@ -304,10 +302,8 @@ class Driver:
             progress.error = ProviderError(f"provider {member.provider_id!r} cancelled its own call")
         except KeyboardInterrupt:
             raise
-        except Exception as raised:
-            progress.error = model.provider.understand(raised, model)
         except BaseException as raised:
-            progress.error = ProviderError(f"provider {member.provider_id!r} raised {type(raised).__name__}")
+            progress.error = model.provider.understand(raised, model)
         finally:
             model.in_flight -= 1
             await _close_quietly(upstream)

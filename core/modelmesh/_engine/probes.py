@@ -104,13 +104,13 @@ class Prober:
         if await self._probe(provider) is None:
             self._return(provider, RecoveryTrigger.PROBE_SUCCESS, self._clock.monotonic())
 
-    async def _probe(self, provider: ProviderService) -> Exception | None:
+    async def _probe(self, provider: ProviderService) -> BaseException | None:
         started = self._clock.monotonic()
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await provider.connector.list_models()
-        except Exception as raised:
+        except (Exception, SystemExit) as raised:
             error = raised
         latency = self._clock.monotonic() - started
         # The provider's own moves decide whether it is available; a probe only moves its score.

@@ -108,7 +108,7 @@ class ProviderBatches:
             if not isinstance(given, str) or not given:
                 raise MalformedResponseError(f"submit_batch returned {type(given).__name__} instead of the job's ID")
             return given
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return model.provider.understand(_named(error), model)
         finally:
             model.in_flight -= 1
@@ -119,7 +119,7 @@ class ProviderBatches:
         try:
             if stop is not None:
                 await stop(provider_job)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._warn(f"batch {provider_job} could neither be kept nor cancelled", member.provider_id, error)
 
     # --- asking -------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class ProviderBatches:
         try:
             with self._deadlines.within(_PATIENCE):
                 return await ask(carrier.job)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise service.understand(_named(error), self._model(carrier)) from error
 
     def _model(self, carrier: Carrier) -> Model | None:
@@ -242,7 +242,7 @@ class ProviderBatches:
         members = [] if model is None else model.members
         return next((member for member in members if member.pool.name == carrier.pool), None)
 
-    def _warn(self, message: str, provider: str, error: Exception) -> None:
+    def _warn(self, message: str, provider: str, error: BaseException) -> None:
         facts = {"provider": provider, "error_type": type(error).__name__}
         self._telemetry.trace(Severity.WARNING, "batch", message, facts)
 
@@ -262,7 +262,7 @@ def _submitter(model: Model, payloads: Sequence[Mapping[str, Any]]) -> Callable[
     return submit
 
 
-def _named(error: Exception) -> Exception:
+def _named(error: BaseException) -> BaseException:
     """Give a time limit that ran out its own name."""
     if isinstance(error, ProviderError) or not isinstance(error, TimeoutError):
         return error

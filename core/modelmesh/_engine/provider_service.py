@@ -147,10 +147,11 @@ class ProviderService:
         """The models it answers for."""
         return list(self.models)
 
-    def understand(self, error: Exception, model: Model | None) -> ProviderError:
+    def understand(self, error: BaseException, model: Model | None) -> ProviderError:
         """Turn whatever a connector raised into a `ProviderError` that names provider and model.
 
-        A foreign exception is classified by the connector itself; should that fail as well, it is ``unknown``.
+        A foreign exception is classified by the connector itself; should that fail as well, it is ``unknown``. So is
+        what is no `Exception`, such as `SystemExit`: no connector takes the process down with it.
         """
         if isinstance(error, ProviderError):
             known = error
@@ -170,30 +171,33 @@ class ProviderService:
             known.code = redact(known.code)
         return known
 
-    def _classify(self, error: Exception) -> ProviderError:
+    def _classify(self, error: BaseException) -> ProviderError:
         # The text of a foreign exception may hold anything, so a message shows its type, and where it is most likely
         # the connector's own mistake the place; the text goes to the trace, redacted.
         said = f"provider {self.name!r} raised "
         where = type_and_place(error, type(self.connector))
+        if not isinstance(error, Exception):
+            self._tell_where(error)
+            return ProviderError(said + where)
         try:
             verdict = self.connector.classify_error(error)
-            said += where if verdict.category == "unknown" else type(error).__name__
+            what = said + (where if verdict.category == "unknown" else type(error).__name__)
             known = _BY_CATEGORY[verdict.category](
-                f"{said}: {verdict.message}" if verdict.message else said,
+                f"{what}: {verdict.message}" if verdict.message else what,
                 status_code=verdict.status_code,
                 retry_after=verdict.retry_after,
                 retryable=verdict.retryable,
             )
-        except Exception as raised:  # or no verdict at all
+        except (Exception, SystemExit) as raised:  # or no verdict at all
             self._tell_where(error)
             self._tell_where(raised)
-            return ProviderError(f"provider {self.name!r} raised {where}")
+            return ProviderError(said + where)
         if known.category == "unknown":
             self._tell_where(error)
         known.__cause__ = error
         return known
 
-    def _tell_where(self, error: Exception) -> None:
+    def _tell_where(self, error: BaseException) -> None:
         """Trace what the connector raised and does not know itself, most likely its bug: the place, and the words."""
         if self._telemetry.wants_error:
             place = origin_of(error, self.connector)

@@ -178,7 +178,7 @@ class Recorder:
     def _report(self, member: Member, usage: TokenUsage) -> None:
         try:
             member.model.provider.connector.report_usage(member.model.wire_name, usage)
-        except Exception as error:  # the answer is there: a connector's bookkeeping does not take it back
+        except (Exception, SystemExit) as error:  # the answer is there: a connector's bookkeeping does not take it back
             self._telemetry.trace(
                 Severity.WARNING,
                 f"provider.{member.provider_id}",

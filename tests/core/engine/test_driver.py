@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,7 @@ class Misjudging(ScriptedProvider):
         self.verdict = verdict
 
     def classify_error(self, error: Exception) -> Any:
-        if isinstance(self.verdict, Exception):
+        if isinstance(self.verdict, BaseException):
             raise self.verdict
         return self.verdict
 
@@ -110,6 +111,23 @@ def test_a_failure_names_provider_and_model(build: Build) -> None:
     assert (caught.value.last_error.provider_id, caught.value.last_error.model_id) == ("acme", "a")
 
 
+@pytest.mark.parametrize("error", [SystemExit(1), ValueError("odd")], ids=lambda error: type(error).__name__)
+def test_whatever_a_connector_raises_is_told_with_its_place(build: Build, error: BaseException) -> None:
+    """Its author finds the line in the error."""
+
+    class Raising(ScriptedProvider):
+        async def complete(self, request: ProviderRequest) -> ProviderResponse:
+            raise error
+
+    world = build(a=Raising(), retry=NO_RETRY)
+
+    with pytest.raises(AllProvidersExhaustedError) as caught:
+        world.ask()
+
+    said = rf"provider 'a' raised {type(error).__name__} at .*/test_driver\.py:\d+ in complete"
+    assert re.fullmatch(said, caught.value.last_error.message)
+
+
 def test_an_interrupt_from_the_keyboard_is_passed_on(build: Build) -> None:
     """The person at the terminal wins over any fallback."""
     world = build(a=[fail(KeyboardInterrupt())], b=[])
@@ -151,8 +169,8 @@ def test_an_answer_with_an_odd_inside_does_not_break_the_router(build: Build, da
 
 @pytest.mark.parametrize(
     "verdict",
-    [RuntimeError("broken"), None, ErrorClassificationResult(True, "no-such-category")],  # type: ignore[arg-type]
-    ids=["raises", "none", "unknown-category"],
+    [RuntimeError("broken"), SystemExit(1), None, ErrorClassificationResult(True, "no-such-category")],  # type: ignore[arg-type]
+    ids=["raises", "exits", "none", "unknown-category"],
 )
 def test_a_connector_that_cannot_classify_leaves_an_unknown_error(build: Build, verdict: Any) -> None:
     """The text of the foreign exception is not shown, since it may hold anything."""
@@ -178,12 +196,15 @@ def test_the_connector_says_what_its_own_exceptions_mean(build: Build) -> None:
     assert caught.value.last_error.status_code == 401
 
 
-def test_a_connector_that_fails_to_take_a_usage_report_does_not_fail_the_answer(build: Build) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("no room"), SystemExit(1)], ids=["raises", "exits"])
+def test_a_connector_that_fails_to_take_a_usage_report_does_not_fail_the_answer(
+    build: Build, error: BaseException
+) -> None:
     """The answer is there, and the caller gets it."""
 
     class Forgetful(ScriptedProvider):
         def report_usage(self, model_id: str, usage: TokenUsage) -> None:
-            raise RuntimeError("no room")
+            raise error
 
     world = build(a=Forgetful())
 

@@ -418,10 +418,11 @@ def test_results_that_cannot_be_had_yet_leave_the_claim(world: Make) -> None:
         (ProviderServerError("no", status_code=500), 0.0),
         (ProviderConnectionError("refused", sent=False), 0.0),
         (ProviderConnectionError("cut off"), 0.2),
+        (SystemExit(1), 0.2),
     ],
-    ids=["refused", "never sent", "perhaps taken"],
+    ids=["refused", "never sent", "perhaps taken", "the connector exits"],
 )
-def test_a_batch_that_was_not_taken_gives_its_claim_back(world: Make, error: Exception, claimed: float) -> None:
+def test_a_batch_that_was_not_taken_gives_its_claim_back(world: Make, error: BaseException, claimed: float) -> None:
     """Unless nobody knows whether it was taken: then it counts."""
     here = world(ScriptedBatchProvider(), settings=budget(1.0))
     here.provider.trouble = error

@@ -30,7 +30,7 @@ FAILING = fail(ProviderServerError("no", status_code=500))
 class Probed(ScriptedProvider):
     """Answers probes as it is told."""
 
-    def __init__(self, *script: Any, probe: Exception | None = None) -> None:
+    def __init__(self, *script: Any, probe: BaseException | None = None) -> None:
         super().__init__(script)
         self.probe = probe
         self.probes = 0
@@ -95,7 +95,7 @@ Make = Callable[..., World]
 def resting(world: Make) -> Make:
     """Build worlds in which ``a`` rests after three failures; its provider meets probes with ``probe``."""
 
-    def make(*, probe: Exception | None = None, **recovery: Any) -> World:
+    def make(*, probe: BaseException | None = None, **recovery: Any) -> World:
         here = world(
             a=Probed(FAILING, FAILING, FAILING, probe=probe),
             b=Probed(),
@@ -212,9 +212,10 @@ def test_a_probe_that_succeeds_ends_a_rest(resting: Make) -> None:
     assert (here.reason("a"), here.ask()) == (None, "a")
 
 
-def test_a_probe_that_fails_changes_nothing(resting: Make) -> None:
-    """A provider that is still down stays down."""
-    here = resting(probe=ProviderServerError("no"))
+@pytest.mark.parametrize("error", [ProviderServerError("no"), SystemExit(1)], ids=["down", "exits"])
+def test_a_probe_that_fails_changes_nothing(resting: Make, error: BaseException) -> None:
+    """A provider that is still down stays down, and one whose connector exits takes nobody with it."""
+    here = resting(probe=error)
 
     here.probe()
 

@@ -173,10 +173,11 @@ def test_a_chunk_that_is_none_breaks_the_attempt_only(build: Build, chunk: Any) 
     "error", [SystemExit(1), asyncio.CancelledError(), ValueError("odd")], ids=lambda error: type(error).__name__
 )
 def test_whatever_a_stream_raises_is_a_failed_attempt(build: Build, error: BaseException) -> None:
-    """Nobody goes down with it."""
+    """Nobody goes down with it, and it counts against the model."""
     world = build(a=Raw(error), b=[answer("One two")])
 
     assert text(world.stream()) == "One two"
+    assert world.state("a").failure_count == 1
 
 
 def test_a_connector_that_returns_no_stream_is_a_failed_attempt(build: Build) -> None:
