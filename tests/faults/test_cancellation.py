@@ -29,8 +29,8 @@ def others() -> set[asyncio.Task[Any]]:
 
 
 async def settle() -> None:
-    """Let closing tasks end."""
-    for _ in range(100):
+    """Let closing tasks end, on a busy machine too."""
+    for _ in range(2_000):
         if not others():
             return
         await asyncio.sleep(0.001)

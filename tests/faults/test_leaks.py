@@ -75,8 +75,8 @@ def test_two_hundred_faulty_requests_leave_nothing_open(world: Any) -> None:
             before = open_files()
             for start in range(0, 200, 20):
                 await asyncio.gather(*(one(number) for number in range(start, start + 20)))
-            for _ in range(100):
-                if len(asyncio.all_tasks()) == 1:
+            for _ in range(2_000):  # a busy machine takes its time to close both ends
+                if len(asyncio.all_tasks()) == 1 and open_files() - before - 2 * server.open_connections <= 2:
                     break
                 await asyncio.sleep(0.002)
             assert len(asyncio.all_tasks()) == 1
