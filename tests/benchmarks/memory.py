@@ -16,12 +16,11 @@ import gc
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from modelmesh.mesh import ModelMesh
+from modelmesh_cdk.testing import timed_callbacks
 
 SAMPLES = 40
 CONCURRENCY = 50
@@ -124,24 +123,6 @@ def slope(samples: list[tuple[int, int]]) -> float:
     mean_x, mean_y = sum(x for x, _ in samples) / count, sum(y for _, y in samples) / count
     across = sum((x - mean_x) ** 2 for x, _ in samples)
     return sum((x - mean_x) * (y - mean_y) for x, y in samples) / across
-
-
-@contextmanager
-def timed_callbacks() -> Iterator[list[tuple[float, float]]]:
-    """Time every callback of the standard event loop: seconds of CPU, and by the clock on the wall."""
-    spans: list[tuple[float, float]] = []
-    run = asyncio.events.Handle._run
-
-    def timed(self: asyncio.events.Handle) -> None:
-        wall, spent = time.perf_counter(), time.thread_time()
-        run(self)
-        spans.append((time.thread_time() - spent, time.perf_counter() - wall))
-
-    asyncio.events.Handle._run = timed  # type: ignore[method-assign]
-    try:
-        yield spans
-    finally:
-        asyncio.events.Handle._run = run  # type: ignore[method-assign]
 
 
 async def all_at_once(mesh: ModelMesh) -> None:

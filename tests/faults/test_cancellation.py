@@ -13,7 +13,7 @@ import pytest
 
 from modelmesh.errors import ModelMeshError, ProviderConnectionError, UsageError
 from modelmesh.router import CompletionRequest, CompletionResponse
-from modelmesh_cdk.testing import faults
+from modelmesh_cdk.testing import faults, until
 
 HELLO = CompletionRequest([{"role": "user", "content": "hello"}])
 
@@ -26,14 +26,6 @@ async def read(stream: AsyncIterator[CompletionResponse]) -> str:
 def others() -> set[asyncio.Task[Any]]:
     """Return the tasks of this loop but for the running one."""
     return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]  # there is a running one
-
-
-async def settle() -> None:
-    """Let closing tasks end, on a busy machine too."""
-    for _ in range(2_000):
-        if not others():
-            return
-        await asyncio.sleep(0.001)
 
 
 HANGING = {
@@ -66,8 +58,7 @@ def test_a_cancelled_request_hangs_up_on_its_provider(world: Any, step: Any, is_
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await asyncio.to_thread(server.wait_for_disconnect, 1.0)
-            await settle()
-            assert others() == set()
+            await until(lambda: not others())
             assert [member.model.in_flight for member in router.get_pool("chat").members.values()] == [0, 0]
 
     asyncio.run(main())
@@ -96,8 +87,7 @@ def test_a_request_may_be_cancelled_at_any_await(world: Any, is_streamed: bool, 
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            await settle()
-            assert others() == set()
+            await until(lambda: not others())
             assert router.get_pool("chat").active_requests == 0
             answer = await ask()
             return answer if isinstance(answer, str) else answer.content
@@ -119,8 +109,7 @@ def test_a_stream_that_is_closed_early_hangs_up(world: Any, chunks: int) -> None
             await stream.aclose()
             if chunks:
                 assert await asyncio.to_thread(server.wait_for_disconnect, 1.0)
-            await settle()
-            assert others() == set()
+            await until(lambda: not others())
 
     asyncio.run(main())
 

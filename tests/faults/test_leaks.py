@@ -14,7 +14,7 @@ import pytest
 
 from modelmesh.errors import ModelMeshError
 from modelmesh.router import CompletionRequest, CompletionResponse
-from modelmesh_cdk.testing import faults
+from modelmesh_cdk.testing import faults, until
 from modelmesh_cdk.testing.faults import STAY
 
 HELLO = CompletionRequest([{"role": "user", "content": "hello"}])
@@ -68,28 +68,21 @@ def test_two_hundred_faulty_requests_leave_nothing_open(world: Any) -> None:
             async with asyncio.timeout(0.01 if number % 5 == 0 else 5):
                 await (read(router.stream("chat", HELLO)) if number % 2 else router.acomplete("chat", HELLO))
 
-    async def main() -> tuple[int, int]:
+    async def main() -> int:
         async with world.mesh as mesh:
             with suppress(ModelMeshError):
                 await mesh.get_router().acomplete("chat", HELLO)
             before = open_files()
             for start in range(0, 200, 20):
                 await asyncio.gather(*(one(number) for number in range(start, start + 20)))
-            for _ in range(2_000):  # a busy machine takes its time to close both ends
-                if len(asyncio.all_tasks()) == 1 and open_files() - before - 2 * server.open_connections <= 2:
-                    break
-                await asyncio.sleep(0.002)
-            assert len(asyncio.all_tasks()) == 1
+            await until(lambda: len(asyncio.all_tasks()) == 1)
+            await until(lambda: open_files() - before <= 2 * server.open_connections + 2)
             pool = mesh.get_router().get_pool("chat")
             assert (pool.active_requests, pool.active_retries) == (0, 0)
             assert [member.model.in_flight for member in pool.members.values()] == [0]
-            idle = server.open_connections
-            return open_files() - before - 2 * idle, idle
+            return server.open_connections
 
-    grown, idle = asyncio.run(main())
-
-    assert grown <= 2
-    assert idle <= 20
+    assert asyncio.run(main()) <= 20
     assert server.wait_until_unconnected()
 
 

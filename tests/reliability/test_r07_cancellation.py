@@ -13,7 +13,7 @@ import pytest
 
 from modelmesh import ModelMesh
 from modelmesh.router import CompletionRequest, Router
-from modelmesh_cdk.testing import FaultServer, faults
+from modelmesh_cdk.testing import FaultServer, faults, until
 from modelmesh_cdk.testing.faults import Pause, RecordedRequest
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -99,11 +99,7 @@ def others() -> set[asyncio.Task[Any]]:
 
 async def nothing_is_left(mesh: ModelMesh, router: Router, standing: set[asyncio.Task[Any]]) -> None:
     """Assert that no task, call, place in a budget or reservation is left; closing ones may take a moment."""
-    for _ in range(1_000):
-        if others() <= standing:
-            break
-        await asyncio.sleep(0.001)
-    assert others() <= standing
+    await until(lambda: others() <= standing)
     pool = router.get_pool("chat")
     assert (pool.active_requests, pool.active_retries) == (0, 0)
     process: Any = pool.retries._above

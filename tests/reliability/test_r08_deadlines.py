@@ -14,7 +14,7 @@ import pytest
 
 from modelmesh.errors import DeadlineExceededError, ProviderTimeoutError
 from modelmesh.router import CompletionRequest
-from modelmesh_cdk.testing import faults
+from modelmesh_cdk.testing import faults, until
 from modelmesh_cdk.testing.faults import STAY, Pause, RecordedRequest, chunk
 
 CLOCK = 0.1
@@ -250,11 +250,7 @@ def test_a_provider_that_does_not_read_ends_with_the_total_clock(
                 files = open_sockets()
                 async with lateness() as late:
                     error, seconds = await fail(mesh.get_router(), is_streamed=False, request=request)
-                for _ in range(100):
-                    if open_sockets() == files:
-                        break
-                    await asyncio.sleep(0.005)
-                assert open_sockets() == files  # though most of the request is still to be written
+                await until(lambda: open_sockets() == files)  # though most of the request is still to be written
                 return error, seconds, late.worst
 
         error, seconds, late = asyncio.run(main())

@@ -6,13 +6,10 @@ at prices, and while this one has the configuration loaded anew and asks for met
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import yaml
 
 from modelmesh.mesh import ModelMesh
 from modelmesh.plugins import PluginHost
+from modelmesh_cdk.testing import timed_callbacks
 
 CLIENTS = 20
 LONGEST, USUAL = 0.020, 0.005
@@ -62,24 +60,6 @@ asyncio.run(main())
 print(answered, failed)
 """
 """What sends requests; a process of its own, for a thread of this one would take its turn from the loop."""
-
-
-@contextmanager
-def timed_callbacks() -> Iterator[list[tuple[float, float]]]:
-    """Time every callback of the standard event loop: seconds of CPU, and by the clock on the wall."""
-    spans: list[tuple[float, float]] = []
-    run = asyncio.events.Handle._run
-
-    def timed(self: asyncio.events.Handle) -> None:
-        wall, spent = time.perf_counter(), time.thread_time()
-        run(self)
-        spans.append((time.thread_time() - spent, time.perf_counter() - wall))
-
-    asyncio.events.Handle._run = timed  # type: ignore[method-assign]
-    try:
-        yield spans
-    finally:
-        asyncio.events.Handle._run = run  # type: ignore[method-assign]
 
 
 def configuration(folder: Path, number: int) -> Path:

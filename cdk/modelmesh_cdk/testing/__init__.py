@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelmesh_cdk.testing import faults
+    from modelmesh_cdk.testing.callbacks import timed_callbacks
     from modelmesh_cdk.testing.clock import FakeClock, FakeRandom, context
     from modelmesh_cdk.testing.contracts.batches import BatchContract
     from modelmesh_cdk.testing.contracts.observability import ObservabilityContract
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from modelmesh_cdk.testing.faults import RecordedRequest
     from modelmesh_cdk.testing.scripted import ScriptedProvider, answer, fail, hang, pieces
     from modelmesh_cdk.testing.scripted_batches import ScriptedBatchProvider
+    from modelmesh_cdk.testing.waiting import until, wait_until
 
 _HOMES: dict[str, str] = {
     "BatchContract": "contracts.batches",
@@ -42,6 +44,9 @@ _HOMES: dict[str, str] = {
     "hang": "scripted",
     "pieces": "scripted",
     "refused_url": "fault_server",
+    "timed_callbacks": "callbacks",
+    "until": "waiting",
+    "wait_until": "waiting",
 }
 
 __all__ = [
@@ -64,6 +69,9 @@ __all__ = [
     "hang",
     "pieces",
     "refused_url",
+    "timed_callbacks",
+    "until",
+    "wait_until",
 ]
 
 

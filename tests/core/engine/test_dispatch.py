@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from modelmesh.interfaces.observability import (
     TraceEntry,
 )
 from modelmesh.redaction import Redactor
-from modelmesh_cdk.testing import FakeClock
+from modelmesh_cdk.testing import FakeClock, wait_until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = "canary-0123456789abcdef"
@@ -330,7 +330,7 @@ def test_a_sink_that_healed_is_served_again(bench: Bench) -> None:
     sink = bench.sink(error=ValueError("down"))
     for _ in range(5):
         bench.dispatcher.emit(event())
-    until(lambda: bench.counts()[2] == 5)
+    wait_until(lambda: bench.counts()[2] == 5)
     sink.error = None
     bench.clock.advance(5)
 
@@ -438,13 +438,3 @@ def test_who_unsubscribes_gets_nothing_more(bench: Bench) -> None:
     bench.dispatcher.close()
 
     assert sink.got == []
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait, briefly, for what another thread does."""
-    moment = threading.Event()
-    for _ in range(5_000):
-        if condition():
-            return
-        moment.wait(0.001)
-    raise AssertionError("it never happened")

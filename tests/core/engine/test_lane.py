@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from modelmesh._engine.lane import DeliveryCounts, Lane, start_thread
-from modelmesh_cdk.testing import FakeClock
+from modelmesh_cdk.testing import FakeClock, wait_until
 
 
 class Connector:
@@ -141,7 +141,7 @@ def test_a_full_batch_is_not_waited_for(bench: Bench) -> None:
     for number in range(3):
         lane.offer(number)
 
-    until(lambda: connector.done == ["[", 0, 1, 2, "]"])
+    wait_until(lambda: connector.done == ["[", 0, 1, 2, "]"])
 
     lane.close(connector=True)
     worker.join(10)
@@ -154,7 +154,7 @@ def test_a_batch_that_does_not_fill_goes_when_its_time_is_over(bench: Bench) -> 
     worker = start_thread(lane.run, "lane")
     lane.offer(1)
 
-    until(lambda: connector.done == ["[", 1, "]"])
+    wait_until(lambda: connector.done == ["[", 1, "]"])
 
     lane.close(connector=True)
     worker.join(10)
@@ -181,7 +181,7 @@ def test_no_record_lies_unseen(bench: Bench) -> None:
 
     for number in range(300):
         lane.offer(number)
-        until(lambda number=number: len(connector.done) == number + 1)
+        wait_until(lambda number=number: len(connector.done) == number + 1)
 
     lane.close(connector=True)
     worker.join(10)
@@ -241,13 +241,3 @@ def test_who_leaves_is_not_closed(bench: Bench) -> None:
     start_thread(lane.run, "lane").join(10)
 
     assert connector.done == [1]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait, briefly, for what another thread does."""
-    moment = threading.Event()
-    for _ in range(5_000):
-        if condition():
-            return
-        moment.wait(0.001)
-    raise AssertionError("it never happened")

@@ -16,7 +16,7 @@ from modelmesh.errors import DeadlineExceededError, ProviderServerError, StateSt
 from modelmesh.interfaces.provider import ProviderRequest, ProviderResponse
 from modelmesh.interfaces.strategy import RecoveryTrigger
 from modelmesh.router import CompletionRequest
-from modelmesh_cdk.testing import ScriptedProvider
+from modelmesh_cdk.testing import ScriptedProvider, until
 from modelmesh_cdk.testing.scripted import fail
 
 POOL = "chat-completion"
@@ -107,15 +107,6 @@ async def astream(mesh: ModelMesh) -> str:
     """Ask for a stream; return the ID of the model that answered."""
     request = CompletionRequest([{"role": "user", "content": "hi"}])
     return [chunk.model async for chunk in mesh.get_router().stream(POOL, request)][-1]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until it holds, five seconds at most."""
-    for _ in range(500):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came to be")
 
 
 @pytest.mark.parametrize("other", [ask, astream], ids=["whole", "streamed"])

@@ -12,7 +12,7 @@ from modelmesh import ModelMesh
 from modelmesh.interfaces.observability import ObservabilityConnector, Severity, TraceEntry
 from modelmesh.plugins import PluginHost
 from modelmesh.router import CompletionRequest
-from modelmesh_cdk.testing import FakeClock
+from modelmesh_cdk.testing import FakeClock, wait_until
 
 REQUESTS = 1_000
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -163,7 +163,7 @@ def test_a_failing_sink_is_left_alone_and_tried_again(mesh_with: Make) -> None:
     sink = Raising()
     mesh = mesh_with(sink, clock=clock)
     mesh.run(ask_often(mesh, 20))
-    until(lambda: not _counts(mesh).waiting)
+    wait_until(lambda: not _counts(mesh).waiting)
     rested = (sink.calls, _counts(mesh).failed)
     sink.is_healed = True
     clock.advance(5)
@@ -189,11 +189,11 @@ def test_others_are_told_that_a_sink_is_in_trouble_and_when_it_is_over(mesh_with
 
     mesh = mesh_with(sink, logging={"instance": Listening()}, clock=clock)
     mesh.run(ask_often(mesh, 20))
-    until(lambda: len(told) == 1)
+    wait_until(lambda: len(told) == 1)
     sink.is_healed = True
     clock.advance(5)
     mesh.run(ask_often(mesh, 1))
-    until(lambda: len(told) == 2)
+    wait_until(lambda: len(told) == 2)
 
     assert [(trace.severity, trace.message) for trace in told] == [
         (Severity.WARNING, "fails and is left alone for 5 s; its records are dropped"),
@@ -227,7 +227,7 @@ def test_a_sink_does_not_hear_itself(mesh_with: Make) -> None:
 
     mesh = mesh_with(Talking(), logging={"instance": Listening()})
     mesh.run(ask_often(mesh, 3))
-    until(lambda: "flood" in heard["other"])
+    wait_until(lambda: "flood" in heard["other"])
     mesh.shutdown()
 
     assert "flood" not in heard["one"]
@@ -248,13 +248,3 @@ def test_two_sinks_that_report_each_other_come_to_an_end(mesh_with: Make) -> Non
 def _counts(mesh: ModelMesh) -> Any:
     (counts,) = mesh.delivery_counts().values()
     return counts
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait, briefly, for what another thread does."""
-    moment = threading.Event()
-    for _ in range(5_000):
-        if condition():
-            return
-        moment.wait(0.001)
-    raise AssertionError("it never happened")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from modelmesh.interfaces.observability import EventType, LogLevel, Severity
 from modelmesh.plugins import PluginHost
 from modelmesh.router import CompletionRequest
 from modelmesh.statistics import StatsScope
-from modelmesh_cdk.testing import FakeClock
+from modelmesh_cdk.testing import FakeClock, wait_until
 
 SECRET = "sk-canary-0123456789abcdefghijklmnop"
 PROMPT = f"my key is {SECRET} " + "x" * 5_000
@@ -324,7 +323,7 @@ def test_statistics_come_at_their_interval(place: Place) -> None:
     mesh = place.build("{connector: file, path: log.jsonl, statistics: {flush_interval: 20ms}}")
     place.ask(mesh)
 
-    until(lambda: bool(place.read(kind="stats")))
+    wait_until(lambda: bool(place.read(kind="stats")))
 
     assert scopes(place.read()) == ALL_SCOPES
 
@@ -348,7 +347,7 @@ def test_the_level_can_be_changed_at_run_time(place: Place, level: LogLevel | st
     """From the next record on."""
     mesh = place.build(f"{{{FILE}}}")
     place.ask(mesh)
-    until(lambda: len(place.read(kind="log")) == 2)
+    wait_until(lambda: len(place.read(kind="log")) == 2)
     mesh.set_log_level(level)
     place.ask(mesh)
     mesh.shutdown()
@@ -362,13 +361,3 @@ def test_a_level_that_does_not_exist_is_refused(place: Place) -> None:
 
     with pytest.raises(ValueError, match="did you mean 'full'"):
         mesh.set_log_level("ful")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait, briefly, for what another thread does."""
-    moment = threading.Event()
-    for _ in range(2_000):
-        if condition():
-            return
-        moment.wait(0.002)
-    raise AssertionError("it never happened")
