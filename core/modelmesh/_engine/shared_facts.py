@@ -2,7 +2,8 @@
 
 What is told within a quarter of a second goes out as one message. Facts that are to be ``kept`` stand in one record of
 the store besides, each under the record's version that brought it: versions order facts whoever told them, and a
-process that starts later, or missed a message, reads there what holds.
+process that starts later, or missed a message, reads there what holds. The record has a name: one that was lost with
+its store or deleted begins anew at version 1, and what was heard of the old one orders nothing in the new one.
 
 Nothing here is on a request's path, and nothing depends on it: a process that hears nothing learns the same by itself.
 """
@@ -43,6 +44,9 @@ KEPT_SECONDS = 86_400.0
 _TRIES = 20
 """How often a record that others write at the same time is tried."""
 
+_NAME = "record"
+"""Under what the record keeps its own name, as a fact that nobody takes."""
+
 Fact = Mapping[str, Any]
 Make = Callable[[], Fact | None]
 
@@ -67,7 +71,9 @@ class SharedFacts:
         self._pending: dict[str, tuple[Make, bool]] = {}
         self._is_sending = False
         self._sent_at = float("-inf")
-        self._version = 0
+        self._read_at = 0, 0.0
+        self._name = ""
+        self._names = 0
         self._heard: dict[str, int] = {}
 
     def on(self, kind: str, take: Callable[[Fact], None], *, own: bool = False) -> None:
@@ -139,7 +145,8 @@ class SharedFacts:
             version, news = await self._keep(kept)
             said += [[key, version, fact] for key, fact in news.items()]
         if said:
-            await self._store.publish(CHANNEL, json.dumps({"from": self._own, "facts": said}).encode())
+            message = {"from": self._own, _NAME: self._name, "facts": said}
+            await self._store.publish(CHANNEL, json.dumps(message).encode())
 
     async def _keep(self, facts: Mapping[str, Fact]) -> tuple[int, Mapping[str, Fact]]:
         """Write facts into the record; return its version, 0 if that did not succeed, and those that were news."""
@@ -151,9 +158,14 @@ class SharedFacts:
             if not news:
                 return 0, {}
             version = (0 if record is None else record.version) + 1
+            if not _name_of(book):
+                self._names += 1
+                itself = {"name": f"{self._own}.{self._names}", "rest": None}
+                book[_NAME] = {"version": version, "until": now + _length(itself), "fact": itself}
             for key, fact in news.items():
                 book[key] = {"version": version, "until": now + _length(fact), "fact": fact}
             if await self._store.save(ROUTING_KEY, json.dumps(book).encode(), expected_version=version - 1) is not None:
+                self._is_about(_name_of(book))
                 for key in news:
                     self._heard[key] = version
                 return version, news
@@ -199,6 +211,8 @@ class SharedFacts:
         try:
             said = json.loads(message)
             is_own = said["from"] == self._own
+            if not is_own:
+                self._is_about(str(said.get(_NAME, "")))
             for key, version, fact in said["facts"]:
                 if not is_own or key.partition(":")[0] in self._echoed:
                     self._take(str(key), int(version), fact)
@@ -208,16 +222,18 @@ class SharedFacts:
     async def catch_up(self) -> None:
         """Read the record, if it has changed, and take over what was not heard."""
         found = await self._store.stat(ROUTING_KEY)
-        if found is None or found.version == self._version:
+        if found is None or (found.version, found.modified_at) == self._read_at:
             return
         record = await self._store.load(ROUTING_KEY)
         if record is None:
             return
-        if record.version < self._version:
-            self._heard.clear()  # somebody has deleted it, and it began anew
-        self._version = record.version
+        book = _read(record.data)
+        self._is_about(_name_of(book))
+        if record.version < self._read_at[0]:
+            self._heard.clear()  # it began anew, and whoever began it gives it no name yet
+        self._read_at = record.version, record.modified_at
         now = self._clock.time()
-        for key, each in _read(record.data).items():
+        for key, each in book.items():
             # Where clocks differ, a fact holds no longer than it would have if it had been told just now.
             left = min(_length(each["fact"]), each["until"] - now)
             fact = dict(each["fact"])
@@ -227,6 +243,12 @@ class SharedFacts:
                 fact["ago"] += _length(each["fact"]) - left
             if left > 0 and key not in self._pending:
                 self._take(key, each["version"], fact)
+
+    def _is_about(self, name: str) -> None:
+        """Note which record versions are of from now on, if it says so."""
+        if name and name != self._name:
+            self._name = name
+            self._heard.clear()
 
     def _take(self, key: str, version: int, fact: Fact) -> None:
         take = self._takers.get(key.partition(":")[0])
@@ -260,6 +282,11 @@ def _is_known(entry: Mapping[str, Any] | None, fact: Fact, now: float) -> bool:
     if {**known, **timeless} != {**fact, **timeless} or (known.get("rest") is None) != (fact.get("rest") is None):
         return False
     return bool(entry["until"] >= now + _length(fact) * 0.9 - 1.0)
+
+
+def _name_of(book: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the record's name; one that an earlier version began has none."""
+    return str(book[_NAME]["fact"].get("name", "")) if _NAME in book else ""
 
 
 def _read(data: bytes) -> dict[str, dict[str, Any]]:

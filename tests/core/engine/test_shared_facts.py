@@ -229,6 +229,54 @@ def test_a_record_that_was_deleted_begins_anew(within: Within) -> None:
     within(scenario)
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["as_far_as_before", "further_than_before"])
+@pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "read"])
+def test_versions_of_a_record_that_was_lost_order_nothing_in_the_next(
+    within: Within, is_heard: bool, others: int
+) -> None:
+    """A store that came back without its data counts from one again: equal or lower numbers are news all the same."""
+
+    async def scenario(world: World) -> None:
+        teller, hearer = world.process(), world.process(1)
+        teller.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        await hearer.catch_up()
+        await world.store.delete(ROUTING_KEY)
+        for name, fact in (("a", ACTIVE), ("b", resting(50.0)))[: 1 + others]:
+            teller.tell("member", name, lambda fact=fact: fact, kept=True)  # type: ignore[misc]
+            await world.pass_on()
+        if is_heard:
+            hearer._hear(json.dumps(world.store.messages[1]).encode())
+        else:
+            await hearer.catch_up()
+        assert ACTIVE in world.heard[1]
+
+    within(scenario)
+
+
+def test_a_record_without_a_name_is_given_one_and_its_facts_are_taken(within: Within) -> None:
+    """An earlier version began it, and goes on writing and telling in its way."""
+
+    async def scenario(world: World) -> None:
+        teller, hearer = world.process(), world.process(1)
+        teller.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        record = await world.store.load(ROUTING_KEY)
+        assert record is not None
+        book = json.loads(record.data)
+        del book["record"]
+        await world.store.save(ROUTING_KEY, json.dumps(book).encode())
+        await hearer.catch_up()
+        hearer._hear(json.dumps({"from": "old", "facts": [["member:b", 3, ACTIVE]]}).encode())
+        hearer.tell("member", "c", resting, kept=True)
+        await world.pass_on()
+        record = await world.store.load(ROUTING_KEY)
+        assert record is not None
+        assert (len(world.heard[1]), set(json.loads(record.data))) == (2, {"member:a", "member:c", "record"})
+
+    within(scenario)
+
+
 def test_what_could_not_be_told_is_told_when_the_store_is_back(within: Within) -> None:
     """As it is then: what is no news any more is not told."""
 
