@@ -56,6 +56,21 @@ def test_a_question_mark_in_the_password_is_told(password: str) -> None:
     assert "hunter22" not in str(caught.value)
 
 
+@pytest.mark.parametrize("path", ["/mesh", "/0x1", "/-1", "/0/1", "/1 2", "/hunter22@host/0"])
+def test_a_database_that_is_no_number_is_refused(path: str) -> None:
+    """It would be database 0, and the limits in it somebody else's."""
+    with pytest.raises(ValidationError, match="the number of a database, such as /0") as caught:
+        redis.RedisConfig(url=f"rediss://host:6379{path}")
+
+    assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/3", "/%33"])
+def test_a_database_may_be_left_out(path: str) -> None:
+    """Then it is the first."""
+    assert redis.RedisConfig(url=f"redis://host:6379{path}").place().startswith("host:6379/")
+
+
 @pytest.mark.parametrize("url", ["redis://host", "unix:///run/redis.sock"], ids=["TCP", "unix"])
 def test_a_certificate_authority_without_tls_is_refused(url: str) -> None:
     """Nobody should believe the connection is encrypted."""

@@ -1,12 +1,14 @@
-"""What may follow the question mark of a Redis URL, and what to write instead of the rest.
+"""What may follow the host and the question mark of a Redis URL, and what to write instead of the rest.
 
-redis-py takes whatever stands there as an argument of its own, so that a connection would fail when it is first needed,
-or answer in another form than the store reads.
+redis-py takes what is no number for database 0, where another installation's limits may be; and whatever stands behind
+the question mark as an argument of its own, so that a connection would fail when it is first needed, or answer in
+another form than the store reads.
 """
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit
+import re
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from modelmesh.errors import unknown_name
 
@@ -30,6 +32,8 @@ _TLS = frozenset(
 )
 _TAKEN = {"redis": _ANYWHERE | {"socket_keepalive"}, "unix": _ANYWHERE}
 _TAKEN["rediss"] = _TAKEN["redis"] | _TLS
+
+_DATABASE = re.compile(r"/?[0-9]*")
 
 _STORES_OWN = "leave it out: the store sets it itself"
 _NOT_AGAIN = "leave it out: the store itself decides what is tried again"
@@ -73,11 +77,13 @@ _REMEDIES = {
 
 
 def wrong_options(url: str) -> str | None:
-    """Say which options of a URL connections cannot be made with, and what to do; None when all is well.
+    """Say what in a URL connections cannot be made with, and what to do; None when all is well.
 
     What it says holds no value, and no name that might be a piece of a password.
     """
     parts = urlsplit(url)
+    if parts.scheme != "unix" and not _DATABASE.fullmatch(unquote(parts.path)):
+        return "what follows the host is the number of a database, such as /0; in a password write / as %2F"
     taken = _TAKEN[parts.scheme]
     names = parse_qs(parts.query)
     wrong = [name for name in names if name not in taken]
