@@ -70,6 +70,30 @@ def test_an_unknown_certificate_is_refused(redis: Any, certificate: tuple[Path, 
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("what", ["missing", "folder", "no certificate", "missing, in the URL"])
+def test_a_certificate_file_that_cannot_be_read_is_told(
+    redis: Any, certificate: tuple[Path, Path], tmp_path: Path, what: str
+) -> None:
+    """The settings of TLS are named: the server runs, and its place is right."""
+    (tmp_path / "no certificate").write_text("words")
+    (tmp_path / "folder").mkdir()
+    file = str(tmp_path / what)
+
+    async def scenario() -> None:
+        async with _tls(redis.server.port, certificate) as port:
+            url = f"rediss://127.0.0.1:{port}/0"
+            in_url = what.endswith("URL")
+            store = redis.make(url=f"{url}?ssl_certfile={file}") if in_url else redis.make(url=url, tls_ca_file=file)
+            try:
+                with pytest.raises(StateStoreError, match=r"certificate file cannot be read; see storage\.") as caught:
+                    await store.load("key")
+                assert not caught.value.retryable
+            finally:
+                await store.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open descriptors")
 def test_loops_that_ended_keep_no_connection(redis: Any, certificate: tuple[Path, Path]) -> None:
     """Over TLS too, what ended loops leave open is closed when the next one comes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 
 from redis import exceptions
 
@@ -54,6 +55,12 @@ def failure(place: str, error: BaseException) -> StateStoreError:
         what, retryable = "did not answer in time; is it overloaded or cut off?", True
     elif "CERTIFICATE_VERIFY_FAILED" in str(error):
         what, retryable = "shows a certificate that is not trusted here; set storage.tls_ca_file", False
+    elif _misses_a_file(place, error):
+        what, retryable = (
+            "cannot be asked over TLS: a certificate file cannot be read; see storage.tls_ca_file and the ssl_ options"
+            " of storage.url",
+            False,
+        )
     elif isinstance(error, exceptions.RedisError | OSError):
         what, retryable = "cannot be reached; is it running, and is storage.url right?", True
     else:
@@ -71,6 +78,14 @@ def code_of(error: BaseException) -> str:
         return "NOAUTH"
     found = _CODE.search(f"{_KINDS.get(type(error).__name__, '')} {error}")
     return found.group(1) if found else ""
+
+
+def _misses_a_file(place: str, error: BaseException) -> bool:
+    """Whether a file that TLS needs is not there, or holds something else; of a unix socket it would be the socket."""
+    before = error.__context__
+    if isinstance(before, ssl.SSLError):
+        return before.library in ("X509", "PEM")
+    return isinstance(before, FileNotFoundError | IsADirectoryError | PermissionError) and not place.startswith("unix:")
 
 
 _KINDS = {
