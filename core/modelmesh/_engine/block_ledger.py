@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 
+from modelmesh._engine.limit_rules import NO_LIMIT
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Ledger, Verdict, WindowClaim
 from modelmesh.interfaces.runtime import Clock, Random
@@ -21,7 +22,7 @@ BLOCK_SECONDS = 30.0
 """How long a process grants from a block before it gives the rest back."""
 
 _LEASE_FACTOR = 4.0
-"""How much longer the store waits for a block to be settled: requests granted late in it are still on their way."""
+"""How much longer the store waits at least for a block to be settled: requests granted late in it are on their way."""
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class _Block:
     account: str
     size: int
     ends_at: float
+    settled_by: float
     spent: int = 0
     held: int = 0
 
@@ -82,7 +84,7 @@ class BlockLedger:
             return GRANTED
         hold = self._holds[reservation] = _Hold()
         try:
-            verdict = await self._take(hold, claims)
+            verdict = await self._take(hold, claims, lease)
             asked = [claim for claim in claims if not _is_taken_in_blocks(claim)]
             if verdict.granted and asked:
                 hold.is_asked = True
@@ -98,36 +100,39 @@ class BlockLedger:
             await self._give_back(reservation)
         return verdict
 
-    async def _take(self, hold: _Hold, claims: Sequence[Claim]) -> Verdict:
+    async def _take(self, hold: _Hold, claims: Sequence[Claim], lease: float) -> Verdict:
         for claim in claims:
             if not isinstance(claim, WindowClaim) or not _is_taken_in_blocks(claim):
                 continue
             await self._retire(claim.account)
-            found = self._from_block(claim) or await self._from_new_block(claim)
+            found = self._from_block(claim, lease) or await self._from_new_block(claim, lease)
             if isinstance(found, Verdict):
                 return found
             hold.blocks[claim.account] = found, claim.amount
         return GRANTED
 
-    def _from_block(self, claim: WindowClaim) -> _Block | None:
-        """Hold so much of a block that has it."""
+    def _from_block(self, claim: WindowClaim, lease: float) -> _Block | None:
+        """Hold so much of a block that has it, and that the store keeps until the request is settled at the latest."""
+        settled_by = self._clock.monotonic() + lease
         with self._guard:
             for block in self._blocks.get(claim.account, ()):
-                if block.left >= claim.amount:
+                if block.left >= claim.amount and block.settled_by >= settled_by:
                     block.held += claim.amount
                     return block
         return None
 
-    async def _from_new_block(self, claim: WindowClaim) -> _Block | Verdict:
+    async def _from_new_block(self, claim: WindowClaim, lease: float) -> _Block | Verdict:
         size = max(claim.amount, ceil(claim.limit * self._share))
+        # The last request that is granted from it is settled before its lease ends, and with it all counts as spent.
+        lasts = self._seconds + max(lease, self._seconds * (_LEASE_FACTOR - 1.0))
         verdict = Verdict(False)
         for _ in range(3):
-            block = self._new(claim.account, size)
+            block = self._new(claim.account, size, lasts)
             try:
                 verdict = await self._ledger.reserve(
                     block.reservation,
                     [WindowClaim(claim.account, size, claim.limit, claim.keep)],
-                    lease=self._seconds * _LEASE_FACTOR,
+                    lease=lasts,
                 )
             except BaseException:
                 self._owed.append(block)  # it may have been granted unheard, and would be spent when its lease ends
@@ -155,11 +160,12 @@ class BlockLedger:
             wait = self._seconds if books.reserved and books.spent < claim.limit else None
         return Verdict(False, claim.account, available, wait)
 
-    def _new(self, account: str, size: int) -> _Block:
+    def _new(self, account: str, size: int, lasts: float) -> _Block:
         with self._guard:
             self._number += 1
             name = f"{self._prefix}{self._number:x}"
-        return _Block(name, account, size, self._clock.monotonic() + self._seconds)
+        now = self._clock.monotonic()
+        return _Block(name, account, size, now + self._seconds, now + lasts)
 
     async def _retire(self, account: str) -> None:
         """Settle the blocks of an account whose time is over or which are used up, once nothing is held of them."""
@@ -278,5 +284,8 @@ class BlockLedger:
 
 
 def _is_taken_in_blocks(claim: Claim) -> bool:
-    """Whether so much of it may be taken in advance: a rate would be let through at once, a place kept from others."""
-    return isinstance(claim, WindowClaim) and claim.keep > 0
+    """Whether so much of it may be taken in advance.
+
+    A rate would be let through at once, a place kept from others; and of what is only counted there is no part.
+    """
+    return isinstance(claim, WindowClaim) and claim.keep > 0 and claim.limit < NO_LIMIT

@@ -14,7 +14,8 @@ from modelmesh.money import in_dollars
 
 Unit = Literal["requests", "tokens", "nano_usd"]
 
-_NO_LIMIT = 2**53 - 1
+NO_LIMIT = 2**53 - 1
+"""The limit of a claim on what is counted and stops nobody."""
 _FOREVER = 400 * 86_400.0
 """Seconds an account without a window is kept after its last change."""
 _AFTERWARDS = 3 * 86_400.0
@@ -77,7 +78,7 @@ class Limit:
             burst = max(1, self.burst // share)
             # A rate cannot give more at once than its burst; a larger request takes all of it.
             return RateClaim(self.account, min(amount, burst), max(1, self.amount // share), self.period, burst)
-        limit = self.amount // share if self.enforce else _NO_LIMIT
+        limit = self.amount // share if self.enforce else NO_LIMIT
         if self.window is None:
             return WindowClaim(self.account, amount, limit, _FOREVER)
         name, ends = self.window.at(now)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from modelmesh._engine.block_ledger import BLOCK_SECONDS, BlockLedger
+from modelmesh._engine.limit_rules import NO_LIMIT
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Claim, RateClaim, Verdict, WindowClaim
 from modelmesh_cdk.testing import FakeClock, context
@@ -179,6 +180,39 @@ def test_what_is_not_used_is_given_back_when_a_blocks_time_is_over() -> None:
         return await world.booked()
 
     assert asyncio.run(scenario()) == (10, 500_000)
+
+
+@pytest.mark.parametrize("lease", [630.0, 60.0], ids=["as_long_as_the_one_before", "longer_than_the_one_before"])
+def test_a_request_that_takes_minutes_costs_no_more_than_it_used(lease: float) -> None:
+    """The store keeps the block until it is settled, so that the rest of it is not taken for spent."""
+
+    async def scenario() -> tuple[int, int]:
+        world = World(1, share=0.25)
+        ledger = world.ledgers[0]
+        await ledger.reserve("first", claim(10), lease=lease)
+        await ledger.settle("first", {"budget": 10})
+        world.clock.advance(25.0)
+        await ledger.reserve("long", claim(10), lease=630.0)
+        world.clock.advance(6.0)
+        await ledger.give_back_old()
+        world.clock.advance(600.0)
+        await ledger.give_back_old()
+        await ledger.settle("long", {"budget": 7})
+        await ledger.give_back_old()
+        return await world.booked()
+
+    assert asyncio.run(scenario()) == (17, 0)
+
+
+def test_what_is_only_counted_is_not_taken_in_advance() -> None:
+    """A budget that is not enforced refuses nobody, however many processes share it, and holds nothing unspent."""
+
+    async def scenario() -> tuple[bool, tuple[int, int]]:
+        world = World(3, share=0.5)
+        granted = [await world.spend(process, 10, NO_LIMIT) for process in range(3)]
+        return all(granted), await world.booked()
+
+    assert asyncio.run(scenario()) == (True, (30, 0))
 
 
 def test_a_process_that_dies_takes_its_block_with_it() -> None:
