@@ -46,7 +46,9 @@ def build_storage(configuration: Configuration, basis: Basis, before: Graph | No
     kept = None if before is None or not _is_same_store(before.configuration, configuration) else before.state_store
     store = _state_store(section, basis) if kept is None else kept
     guard = _guard(section, store, basis)
-    return Storage(store, guard, _limits(section, store, guard, basis), kept is not None)
+    # What was granted here while the store was down is granted, whatever the configuration has become since.
+    local = None if before is None or kept is None else before.engine.driver.limits.local
+    return Storage(store, guard, _limits(section, store, guard, basis, local), kept is not None)
 
 
 def build_state_manager(section: StorageConfig | None, graph: Graph, basis: Basis) -> StateManager | None:
@@ -83,13 +85,19 @@ def _guard(section: StorageConfig | None, store: StateStore, basis: Basis) -> Gu
     )
 
 
-def _limits(section: StorageConfig | None, store: StateStore, guarded: GuardedLedger | None, basis: Basis) -> Limits:
+def _limits(
+    section: StorageConfig | None,
+    store: StateStore,
+    guarded: GuardedLedger | None,
+    basis: Basis,
+    local: Ledger | None,
+) -> Limits:
     """Return what claims and settles, with what happens while a shared store is down."""
     if section is None or guarded is None:
         return Limits(store, basis.clock, basis.telemetry)
     fallback = Fallback(
         policy=section.on_store_error.model_dump(),
-        ledger=_state_store(None, basis),
+        ledger=_state_store(None, basis) if local is None else local,
         processes=section.processes,
     )
     ledger: Ledger = guarded

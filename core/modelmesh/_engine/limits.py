@@ -130,6 +130,11 @@ class Limits:
         """What keeps reservations that outlast this process: the ledger itself, never what was taken in advance."""
         return self._ledger.shared if isinstance(self._ledger, BlockLedger) else self._ledger
 
+    @property
+    def local(self) -> Ledger | None:
+        """What keeps limits here while a ledger elsewhere is down."""
+        return None if self._fallback is None else self._fallback.ledger
+
     async def reserve(self, call: Call, member: Member) -> Hold | ProviderError:
         """Claim what an attempt may take.
 

@@ -291,6 +291,16 @@ def test_while_the_store_is_down_a_process_has_its_share_of_the_places(
     assert asyncio.run(scenario()) == answered
 
 
+def test_what_was_granted_while_the_store_is_down_counts_after_a_reload(build: Build) -> None:
+    """However often the configuration is changed meanwhile, this process has its share once."""
+    mesh = build(limits={"quota": {"requests": 2}}, on_store_error={"quota": "local"})
+    mesh._built().state_store.is_down = True  # type: ignore[union-attr]
+    before = ask(mesh) + ask(mesh)
+    assert mesh._source is not None
+    mesh.reload_config(mesh._source)
+    assert (before, ask(mesh)) == ("aa", "b")
+
+
 def test_what_cannot_be_checked_is_named(build: Build) -> None:
     """Also when it is the number of concurrent calls."""
     mesh = build(limits=TWO_PLACES, on_store_error={"rate_limit": "closed"})
