@@ -9,8 +9,10 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 _MISTAKES = (
-    "a PostgreSQL URL is postgresql://user@host:port/database; a password may stand in it or in the setting password"
+    "a PostgreSQL URL is postgresql://user@host:port/database, and after a question mark parameters of libpq, such as"
+    " sslmode; a password may stand in it, with %40 for @, or in the setting password"
 )
+_PORTS = range(1, 65_536)
 
 
 class PostgresConfig(BaseModel):
@@ -64,6 +66,12 @@ class PostgresConfig(BaseModel):
             known = None
         if not known or not text.startswith(("postgresql://", "postgres://")):
             raise ValueError(_MISTAKES)
+        # Several hosts have several ports; an empty one is the default.
+        ports = str(known.get("port", "")).split(",")
+        if not all(port == "" or (port.isascii() and port.isdigit() and int(port) in _PORTS) for port in ports):
+            raise ValueError(f"a port is a whole number from 1 to 65535; {_MISTAKES}")
+        if "connect_timeout" in known:
+            raise ValueError("connect_timeout cannot stand in the URL: set storage.connect_timeout instead")
         return value
 
     def options(self) -> dict[str, Any]:

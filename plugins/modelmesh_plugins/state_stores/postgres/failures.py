@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 
 from modelmesh.errors import StateStoreError
@@ -69,17 +71,30 @@ def state_of(error: BaseException) -> str:
 def _connecting(error: psycopg.OperationalError) -> tuple[str, bool]:
     """Of failures to connect the library passes on the server's words without its code."""
     words = str(error)
+    if "certificate verify failed" in words or "root certificate file" in words:
+        return "shows a certificate that is not trusted here; name its authority by sslrootcert in storage.url", False
+    if "does not support SSL" in words:
+        return "speaks no TLS, which sslmode in storage.url asks for; turn it on there, or change sslmode", False
+    if refused := _REFUSED.search(words):
+        # Not its value, which may be a piece of a password.
+        return (
+            f"cannot be asked: storage.url has a value for {refused[1] or refused[2]} that is none; correct it",
+            False,
+        )
+    if "certificate file" in words or "private key file" in words:
+        return "cannot be asked: a certificate file cannot be read; see sslcert and sslkey in storage.url", False
     if "does not exist" in words:
         return _REMEDIES[
             "3D000" if "database" in words.partition("does not exist")[0].rpartition("FATAL")[2] else "28000"
         ]
-    if "certificate verify failed" in words or "root certificate file" in words:
-        return "shows a certificate that is not trusted here; name its authority by sslrootcert in storage.url", False
     for part, state in _WORDS.items():
         if part in words:
             return _REMEDIES[state]
     return "cannot be reached; is it running, and is storage.url right?", True
 
+
+_REFUSED = re.compile(r'invalid (?:integer value ".*" for connection option "(\w+)"|(\w+)(?: number| value)?: ")')
+"""What the library says of a parameter whose value it does not take."""
 
 _WORDS = {
     "password authentication failed": "28P01",
