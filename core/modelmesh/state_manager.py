@@ -218,7 +218,7 @@ class StateManager:
             model = self._registry.get_model(name)
             if model is not None:
                 _copy(saved, model.state)
-                model.figures_moved()
+                model.state.cooldown_remaining = max(0.0, saved.cooldown_remaining - passed)
         for name, kept in state.providers.items():
             provider = self._providers.get(name)
             if provider is not None:
@@ -232,6 +232,8 @@ class StateManager:
             for model_id, standby in pool_state.standby_models.items():
                 left = None if standby.remaining is None else standby.remaining - passed
                 pool.restore(model_id, standby.reason, rest=left, ejections=standby.ejections)
+        for model in self._registry.list_models():
+            model.settle_status()
         for provider in self._providers.values():
             # A provider none of whose models rests any longer may be called.
             if provider.deactivated is not None and not any(

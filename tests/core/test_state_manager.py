@@ -149,6 +149,8 @@ def test_a_rest_is_shorter_by_the_time_that_passed(start: Start) -> None:
     member = second.get_router().get_pool("chat-completion").members["a"]
 
     assert member.cooldown_remaining == pytest.approx(40, abs=11)  # up to a tenth of jitter
+    assert member.model.state.cooldown_remaining == pytest.approx(member.cooldown_remaining, abs=0.1)
+    assert member.model.state.status == "standby"
     clock.advance(51)
     assert ask(second) == "a"
 
@@ -161,7 +163,11 @@ def test_a_rest_that_ended_meanwhile_is_over(start: Start) -> None:
     first.shutdown()
     clock.advance(1_000)
 
-    assert ask(start(clock)) == "a"
+    second = start(clock)
+    state = second._built().registry.list_models()[0].state
+    assert (state.status, state.cooldown_remaining, state.deactivation_reason) == ("active", 0.0, None)
+    assert second._built().providers["a"].state.active_model_count == 1
+    assert ask(second) == "a"
 
 
 @pytest.mark.parametrize(("seconds", "callable_again"), [(1, []), (1_000, ["a"])], ids=["resting", "rested"])

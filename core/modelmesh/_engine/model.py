@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelmesh.interfaces.provider import ModelPricing
+from modelmesh.interfaces.strategy import ModelStatus
 from modelmesh.state import ModelState
 
 if TYPE_CHECKING:
@@ -130,6 +131,15 @@ class Model:
     def figures_moved(self) -> None:
         """Note that latency, errors, cost or price are not what they were: strategies look again."""
         self.provider.changes.note_model(self.name)
+
+    def settle_status(self) -> None:
+        """Bring what the state says in line with the model's places in pools, which are what holds."""
+        if self.members and not any(member.active for member in self.members):
+            self.state.status = ModelStatus.STANDBY.value
+        elif self.state.status != ModelStatus.ACTIVE.value:
+            self.state.status = ModelStatus.ACTIVE.value
+            self.reset_state()
+        self.figures_moved()
 
     def reset_state(self) -> None:
         """Forget failures and cooldown, as after a recovery."""

@@ -102,13 +102,7 @@ class Succession:
     def _settle_status(self) -> None:
         """Bring what models and providers say of themselves in line with their places in pools."""
         for model in self.after.registry.list_models():
-            state = model.state
-            if model.members and not any(member.active for member in model.members):
-                state.status = ModelStatus.STANDBY.value
-            elif state.status != ModelStatus.ACTIVE.value:
-                state.status = ModelStatus.ACTIVE.value
-                model.reset_state()
-            model.figures_moved()
+            model.settle_status()
         for service in self.after.providers.values():
             service.count_active()
 
