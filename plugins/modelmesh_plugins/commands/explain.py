@@ -15,8 +15,8 @@ from modelmesh.explanation import ExplainedPool, Explanation
 from modelmesh.mesh import ModelMesh
 from modelmesh.router import RoutingOptions
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
+from modelmesh_plugins.commands.store_warnings import WarningPlugins
 from modelmesh_plugins.commands.tables import print_whole
-from modelmesh_plugins.offline import SilentPlugins
 
 
 @click.command("explain")
@@ -50,7 +50,7 @@ def command(
     """
     payload = None if request_file is None else _body(request_file)
     mode = "streaming" if stream or (payload or {}).get("stream") else "sync"
-    with ModelMesh(plugins=SilentPlugins()) as mesh:
+    with ModelMesh(plugins=WarningPlugins()) as mesh:
         mesh.initialize(Path(config), only_look=True)
         if provider is not None and provider not in mesh.provider_status():
             raise click.ClickException(unknown_name("provider", provider, list(mesh.provider_status())))

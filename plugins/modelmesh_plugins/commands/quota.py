@@ -18,8 +18,8 @@ from modelmesh.lasting import lasting
 from modelmesh.mesh import ModelMesh
 from modelmesh.quota import HeadroomRow, QuotaRow, RollingQuota, rolling_quotas
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
+from modelmesh_plugins.commands.store_warnings import WarningPlugins
 from modelmesh_plugins.commands.tables import print_whole
-from modelmesh_plugins.offline import SilentPlugins
 
 
 @click.command("quota")
@@ -33,7 +33,7 @@ def command(config: str, as_json: bool) -> int:
     empty. What is left of a rolling quota is not kept as a number, and rate limits are not shown. Times are UTC.
     """
     source = MeshConfig.from_file(config)
-    with ModelMesh(plugins=SilentPlugins()) as mesh:
+    with ModelMesh(plugins=WarningPlugins()) as mesh:
         mesh.initialize(source, only_look=True)
         configuration = load_config(source, connectors=mesh.plugins, environ=os.environ)
         rows, said = mesh.get_quota(), [word for row in mesh.get_headroom() for word in _words(row)]

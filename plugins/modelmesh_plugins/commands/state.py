@@ -19,11 +19,11 @@ from modelmesh.config import load_config
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.state_store import StateStore
 from modelmesh.lasting import lasting
-from modelmesh.plugins import PluginHost
 from modelmesh.state_encoding import StateEncoding, decode
 from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState, refuse_newer
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.commands.files import write_whole
+from modelmesh_plugins.commands.store_warnings import WarningPlugins
 from modelmesh_plugins.commands.tables import print_whole
 
 Result = TypeVar("Result")
@@ -97,13 +97,17 @@ def import_(config: str, file: str) -> int:
         raise click.ClickException(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise click.ClickException(f"{file}: is no exported state: {error}") from None
+    except StateStoreError:
+        raise click.ClickException(
+            f"{file}: was exported by a newer version; upgrade modelmesh-router to import it"
+        ) from None
 
     async def write(store: StateStore) -> None:
         await refuse_newer(store)
         # The mesh reads every format, and writes its own the next time.
         await store.save(KEY, StateEncoding().encode(state.to_dict()))
 
-    _with_store(config, write)
+    _with_store(config, write, restored=True)
     click.echo(f"{_counted(state)} are restored at the next start")
     return 0
 
@@ -154,15 +158,25 @@ async def _read(store: StateStore) -> SystemState | None:
         raise StateStoreError(f"the saved state cannot be read: {error}; `modelmesh state reset` begins anew") from None
 
 
-def _with_store(config: str, use: Callable[[StateStore], Awaitable[Result]]) -> Result:
-    plugins = PluginHost()
+def _with_store(config: str, use: Callable[[StateStore], Awaitable[Result]], *, restored: bool = False) -> Result:
+    """Use the store that a configuration names; ``restored`` where the mesh is to read what was written."""
+    plugins = WarningPlugins()
     section = load_config(config, connectors=plugins, environ=os.environ).storage
     if section is None:
         raise click.ClickException(f"{config}: has no storage section, so no state is kept")
+    if restored and section.sync_policy == "in-memory":
+        raise click.ClickException(
+            f"{config}: under storage.sync_policy in-memory the mesh restores no state; choose another policy"
+        )
 
     async def run() -> Result:
-        store: Any = plugins.build("state_stores", section.connector, section.settings)
+        store: Any = plugins.build_alone(section.connector, section.settings)
         try:
+            if not store.guarantees.survives_restart:
+                raise click.ClickException(
+                    f"{config}: state store {section.connector!r} keeps nothing beyond its process, so there is nothing"
+                    " to look at or to change; name another under storage.connector"
+                )
             return await use(store)
         finally:
             await store.close()

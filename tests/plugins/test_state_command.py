@@ -1,0 +1,92 @@
+"""``modelmesh state`` and its neighbours: what they say of a store that cannot do what they are asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click import Command
+from click.testing import CliRunner, Result
+
+from modelmesh import ModelMesh
+from modelmesh_plugins.commands import explain, quota, state
+
+CONFIGURATION = """\
+providers: {here: {connector: modelmesh.simulator.v1, quota: {requests: 5}}}
+models: {tiny: {provider: here, capabilities: [chat-completion]}}
+pools: {chat-completion: {}}
+storage: {connector: modelmesh.%s.v1%s}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration with a file store."""
+    file = tmp_path / "mesh.yaml"
+    file.write_text(CONFIGURATION % ("file", f", path: {tmp_path}/state.json"))
+    return file
+
+
+def run(command: Command, *arguments: object) -> Result:
+    """Run a command."""
+    return CliRunner().invoke(command, [str(each) for each in arguments])
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(state.command, ("show",)), (quota.command, ()), (explain.command, ("chat-completion", "--config"))],
+    ids=["state show", "quota", "explain"],
+)
+def test_looking_at_a_damaged_file_is_told(config: Path, command: Command, arguments: tuple[str, ...]) -> None:
+    """Without a word nothing would seem to be spent, and nobody to rest."""
+    with ModelMesh() as mesh:
+        mesh.initialize(config)
+    file = config.parent / "state.json"
+    file.write_bytes(file.read_bytes()[:-20])
+
+    result = run(command, *arguments, config)
+
+    assert result.exit_code == 0
+    assert f"Warning: {file} is damaged" in result.stderr
+    assert "kept as state.json.corrupt" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["show", "export", "import", "reset"])
+def test_a_store_that_keeps_nothing_is_refused(config: Path, command: str) -> None:
+    """There is nothing to look at, and what was imported would be gone."""
+    config.write_text(CONFIGURATION % ("memory", ""))
+    file = _exported(config.parent / "state", 1)
+
+    result = run(state.command, command, config, *{"reset": ["--yes"], "show": []}.get(command, [file]))
+
+    assert result.exit_code == 1
+    assert "'modelmesh.memory.v1' keeps nothing beyond its process" in result.stderr
+    assert "storage.connector" in result.stderr
+
+
+def test_an_import_that_nobody_would_read_is_refused(config: Path) -> None:
+    """Under the policy in-memory the mesh begins anew each time."""
+    config.write_text(CONFIGURATION % ("file", f", path: {config.parent}/state.json, sync_policy: in-memory"))
+
+    result = run(state.command, "import", config, _exported(config.parent / "state", 1))
+
+    assert result.exit_code == 1
+    assert "under storage.sync_policy in-memory the mesh restores no state" in result.stderr
+
+
+def test_an_export_of_a_newer_version_is_named(config: Path) -> None:
+    """It is the file that is too new, and not the state that is saved."""
+    file = _exported(config.parent / "state", 99)
+
+    result = run(state.command, "import", config, file)
+
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {file}: was exported by a newer version; upgrade modelmesh-router to import it\n",
+    )
+
+
+def _exported(file: Path, version: int) -> Path:
+    file.write_text(json.dumps({"version": version, "timestamp": 0, "models": {}, "providers": {}, "pools": {}}))
+    return file
