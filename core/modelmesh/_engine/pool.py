@@ -201,9 +201,12 @@ class CapabilityPool:
                 self.rotation.strategy = before.rotation.strategy
             for name, member in self._members.items():
                 earlier = before._members.get(name)
-                same = earlier is not None and earlier.provider_id == member.provider_id
-                if earlier is not None and same and (earlier.active or holds(earlier)):
+                if earlier is None:
+                    continue
+                if earlier.provider_id == member.provider_id and (earlier.active or holds(earlier)):
                     member.take_place_of(earlier)
+                else:  # what other processes know of its rest is as old as that
+                    member.decided_at = self.clock.monotonic()
             self._membership_changed()
             self._note_next_due()
 

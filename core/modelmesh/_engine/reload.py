@@ -81,7 +81,11 @@ class Succession:
         before, after = self.before, self.after
         for name, service in after.providers.items():
             earlier = before.providers.get(name)
-            if earlier is None or earlier.connector_id != service.connector_id:
+            if earlier is None:
+                continue
+            # What other processes said of it until now may be of what was just corrected.
+            service.decided_at = after.engine.clock.monotonic()
+            if earlier.connector_id != service.connector_id:
                 continue
             if likeness.same_service(name):
                 service.state = earlier.state
