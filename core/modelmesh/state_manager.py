@@ -44,11 +44,13 @@ class StandbyState:
         reason: Why.
         remaining: Seconds until it may return, when this was taken; None until somebody recovers it.
         ejections: Rests in a row.
+        limits: The limits it may rest for, each with its amount; where they are others, the rest is over.
     """
 
     reason: str
     remaining: float | None
     ejections: int = 0
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -81,7 +83,12 @@ class SystemState:
                 name: {
                     "active_models": pool.active_models,
                     "standby_models": {
-                        model: {"reason": each.reason, "remaining": each.remaining, "ejections": each.ejections}
+                        model: {
+                            "reason": each.reason,
+                            "remaining": each.remaining,
+                            "ejections": each.ejections,
+                            "limits": dict(each.limits),
+                        }
                         for model, each in pool.standby_models.items()
                     },
                     "rotation_count": pool.rotation_count,
@@ -126,6 +133,7 @@ def _pool_of(data: Mapping[str, Any]) -> PersistedPoolState:
                 str(each["reason"]),
                 None if each["remaining"] is None else float(each["remaining"]),
                 int(each.get("ejections", 0)),
+                dict(each.get("limits", {})),
             )
             for model, each in data["standby_models"].items()
         },
@@ -230,6 +238,9 @@ class StateManager:
             if pool is None:
                 continue
             for model_id, standby in pool_state.standby_models.items():
+                member = pool.members.get(model_id)
+                if member is None or (standby.limits and standby.limits != member.limits_behind(standby.reason)):
+                    continue
                 left = None if standby.remaining is None else standby.remaining - passed
                 pool.restore(model_id, standby.reason, rest=left, ejections=standby.ejections)
         for model in self._registry.list_models():
@@ -381,7 +392,12 @@ async def refuse_newer(store: StateStore) -> None:
 
 def _persisted(pool: CapabilityPool) -> PersistedPoolState:
     standby = {
-        name: StandbyState(member.reason or "", member.cooldown_remaining, member.ejections)
+        name: StandbyState(
+            member.reason or "",
+            member.cooldown_remaining,
+            member.ejections,
+            member.limits_behind(member.reason or ""),
+        )
         for name, member in pool.members.items()
         if not member.active
     }

@@ -67,14 +67,20 @@ def start() -> Iterator[Start]:
     """Start meshes of two models over a store that outlives them."""
     built: list[ModelMesh] = []
 
-    def make(clock: FakeClock, *script: Any, kind: type[Kept] = Kept, **storage: Any) -> ModelMesh:
+    def make(
+        clock: FakeClock, *script: Any, kind: type[Kept] = Kept, requests: int | None = None, **storage: Any
+    ) -> ModelMesh:
+        limits = {} if requests is None else {"quota": {"requests": requests, "reset_schedule": "daily"}}
         plugins = PluginHost()
         plugins.register("state_stores", "test.kept.v1", kind)
         mesh = ModelMesh(clock=clock, plugins=plugins, environ={})
         built.append(mesh)
         mesh.initialize(
             {
-                "providers": {"a": {"instance": ScriptedProvider(script)}, "b": {"instance": ScriptedProvider()}},
+                "providers": {
+                    "a": {"instance": ScriptedProvider(script), **limits},
+                    "b": {"instance": ScriptedProvider()},
+                },
                 "models": {name: {"provider": name, "capabilities": ["chat-completion"]} for name in "ab"},
                 "pools": {
                     "chat-completion": {
@@ -168,6 +174,20 @@ def test_a_rest_that_ended_meanwhile_is_over(start: Start) -> None:
     assert (state.status, state.cooldown_remaining, state.deactivation_reason) == ("active", 0.0, None)
     assert second._built().providers["a"].state.active_model_count == 1
     assert ask(second) == "a"
+
+
+@pytest.mark.parametrize(
+    ("requests", "answers"), [(1, "b"), (3, "a"), (None, "a")], ids=["the_same", "raised", "taken_away"]
+)
+def test_a_rest_for_a_limit_is_over_when_the_limit_is_another(start: Start, requests: int | None, answers: str) -> None:
+    """Whoever raises a limit and starts the mesh again need not wait for the next day."""
+    clock = FakeClock()
+    first = start(clock, requests=1)
+    assert ask(first) + ask(first) == "ab"
+    assert first.get_router().get_pool("chat-completion").members["a"].reason == "quota_exhausted"
+    first.shutdown()
+
+    assert ask(start(clock, requests=requests)) == answers
 
 
 @pytest.mark.parametrize(("seconds", "callable_again"), [(1, []), (1_000, ["a"])], ids=["resting", "rested"])

@@ -220,6 +220,14 @@ class Member:
             return True
         return self.reason in (CALENDAR if trigger is RecoveryTrigger.QUOTA_RESET else IN_DOUBT)
 
+    def limits_behind(self, reason: str) -> dict[str, int]:
+        """Return the limits that a rest for this reason may be for: where they are others, that rest says nothing."""
+        return {
+            limit.account if limit.window is None else f"{limit.account}/{limit.window.kind}": limit.amount
+            for limit in self.limits
+            if limit.enforce and limit.kind != "rate_limit" and limit.reason == reason
+        }
+
     def may_have_healed(self) -> bool:
         """Whether it rests only because calls failed, so that a request with nobody else may try it."""
         return not self.active and self.reason in _HEALING

@@ -66,7 +66,13 @@ class SharedMoves:
             }
             if trigger is not None:
                 return {**said, "trigger": trigger.value}
-            return {**said, "reason": member.reason, "rest": self._left(member.due)}
+            limits = member.limits_behind(member.reason or "")
+            return {
+                **said,
+                "reason": member.reason,
+                "rest": self._left(member.due),
+                **({"limits": limits} if limits else {}),
+            }
 
         self._facts.tell("member", f"{member.pool.name}\n{member.model_id}", fact, kept=True)
 
@@ -112,6 +118,8 @@ class SharedMoves:
             trigger = RecoveryTrigger(said["trigger"])
             if member.is_ended_by(trigger):
                 pool.recover_member(member, trigger, now=now, told=False, since=since)
+        elif said.get("limits") not in (None, member.limits_behind(str(said["reason"]))):
+            return  # it has used up another limit than there is here
         elif not (member.would_heal(str(said["reason"])) and pool.is_last_active(member)):
             pool.deactivate_member(member, str(said["reason"]), rest=said["rest"], now=now, told=False, since=since)
 

@@ -29,26 +29,34 @@ def process(tmp_path: Path) -> Iterator[Process]:
     """Start meshes that share one database, as processes of one host do."""
     built: list[ModelMesh] = []
 
-    def make(*script: Any, models: str = "ab") -> ModelMesh:
+    def make(*script: Any, models: str = "ab", requests: int | None = None) -> ModelMesh:
         mesh = ModelMesh(plugins=PluginHost(), environ={})
         built.append(mesh)
-        mesh.initialize(
-            {
-                "providers": {name: {"instance": ScriptedProvider(script if name == "a" else ())} for name in models},
-                "models": {name: {"provider": name, "capabilities": ["chat-completion"]} for name in models},
-                "pools": {"chat-completion": {"retry": {"max_attempts": 0}, "deactivation": {"retry_limit": 1}}},
-                "storage": {
-                    "connector": "modelmesh.sqlite.v1",
-                    "path": str(tmp_path / "state.db"),
-                    "sync_policy": "in-memory",
-                },
-            }
-        )
+        mesh.initialize(configuration(tmp_path, *script, models=models, requests=requests))
         return mesh
 
     yield make
     for mesh in built:
         mesh.shutdown()
+
+
+def configuration(folder: Path, *script: Any, models: str = "ab", requests: int | None = None) -> dict[str, Any]:
+    """Return one whose provider ``a`` answers by a script, so many requests a day."""
+    providers: dict[str, dict[str, Any]] = {
+        name: {"instance": ScriptedProvider(script if name == "a" else ())} for name in models
+    }
+    if requests is not None:
+        providers["a"]["quota"] = {"requests": requests, "reset_schedule": "daily"}
+    return {
+        "providers": providers,
+        "models": {name: {"provider": name, "capabilities": ["chat-completion"]} for name in models},
+        "pools": {"chat-completion": {"retry": {"max_attempts": 0}, "deactivation": {"retry_limit": 1}}},
+        "storage": {
+            "connector": "modelmesh.sqlite.v1",
+            "path": str(folder / "state.db"),
+            "sync_policy": "in-memory",
+        },
+    }
 
 
 def ask(mesh: ModelMesh) -> str:
@@ -214,6 +222,50 @@ def test_a_rest_that_was_ended_here_since_does_not_come_back(process: Process, a
 
     assert until_told(lambda: member(mesh, "b").reason == "manual")
     assert member(mesh, "a").active is not rests
+
+
+@pytest.mark.parametrize(("requests", "rests"), [(1, True), (3, False)], ids=["the same limit", "a larger limit"])
+def test_a_limit_that_is_used_up_rests_whoever_has_the_same(process: Process, requests: int, rests: bool) -> None:
+    """While limits are being changed process by process, those with the new one have what it adds."""
+    old, new = process(requests=1), process(requests=requests)
+    assert ask(old) + ask(old) == "ab"
+
+    member(old, "b").pool.deactivate(member(old, "b").model)
+
+    assert until_told(lambda: not member(new, "b").active)  # which was told after it
+    assert member(new, "a").active is not rests
+
+
+@pytest.mark.parametrize("limits", [{}, {"limits": None}], ids=["unsaid", "null"])
+def test_a_rest_that_says_nothing_of_limits_is_taken_over(process: Process, limits: dict[str, Any]) -> None:
+    """As an earlier version told it."""
+    mesh = process(requests=3)
+
+    asyncio.run(_tell(mesh, {"active": False, "reason": "quota_exhausted", "rest": 60.0, "ago": 0.0, **limits}))
+
+    assert until_told(lambda: member(mesh, "b").reason == "manual")
+    assert not member(mesh, "a").active
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["the provider", "its model"])
+def test_what_a_reload_corrects_does_not_rest_again_for_what_was_told_before(
+    process: Process, tmp_path: Path, whole: bool
+) -> None:
+    """Facts that are kept are read again by the new configuration, and are of the old one."""
+    mesh, other = process(), process()
+    provider, place = mesh._built().providers["a"], member(mesh, "a")
+    if whole:
+        provider.deactivate("auth_failure", auth=True, rest=600.0, now=place.pool.clock.monotonic())
+    else:
+        place.pool.deactivate(place.model, "error_threshold")
+    assert until_told(lambda: not member(other, "a").active)
+
+    mesh.reload_config(configuration(tmp_path))
+
+    routing = mesh._built().shared_routing
+    assert routing is not None
+    mesh._loop.run(routing._facts.catch_up())
+    assert (member(mesh, "a").active, mesh._built().providers["a"].deactivated) == (True, None)
 
 
 async def _tell(mesh: ModelMesh, said: dict[str, Any]) -> None:
