@@ -338,6 +338,10 @@ class _Loading:
         section["connector"], cls = self._desk.find("state_stores", asked, named)
         if cls is not None:
             subject = f"state store {section['connector']!r}"
+            for key in values.keys() - setting_names(cls):
+                if self._desk.reader("state_stores", key) is not None:
+                    del values[key]
+                    self._desk.add(("storage", key), self._desk.unread("state_stores", ("storage", key), subject, own))
             section["settings"] = self._desk.settings(
                 "state_stores", cls, (("storage",), values), subject=subject, section_keys=own
             )

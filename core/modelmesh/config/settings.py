@@ -157,12 +157,17 @@ class Desk:
     def unread(self, kind: str, path: KeyPath, reader: str, known: Iterable[str]) -> str:
         """Say why a key that the chosen connector does not read is an error, and who reads it if somebody does."""
         key = path[-1]
-        for other, cls in self.connectors.load_all(kind).items():
-            if key in _keys(getattr(cls, "config_model", None)):
-                return f"{reader} does not read it ({other!r} does); remove it or change the connector"
+        other = self.reader(kind, key)
+        if other is not None:
+            return f"{reader} does not read it ({other!r} does); remove it or change the connector"
         if key in NOT_YET_SETTINGS[kind]:
             return REFUSAL
         return unknown_key(path, known, limit=30)
+
+    def reader(self, kind: str, key: object) -> str | None:
+        """Return a connector of a kind that reads a key, by its ID; None when nobody does."""
+        classes = self.connectors.load_all(kind).items()
+        return next((name for name, cls in classes if key in setting_names(cls)), None)
 
 
 def _keys(model: type[BaseModel] | None) -> set[str]:

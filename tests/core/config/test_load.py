@@ -221,6 +221,21 @@ def test_a_variable_without_secrets_is_not_taken_literally(load: Load) -> None:
     assert "write ${secrets:ACME_KEY}" in problem.message
 
 
+@pytest.mark.parametrize("connector", ["", "connector: memory, "], ids=["by default", "named"])
+def test_a_setting_of_another_state_store_names_it(load: Load, catalogue: Any, connector: str) -> None:
+    """A path without a connector is no mistaken path: the store that it belongs to is missing."""
+
+    class Settings(BaseModel):
+        path: str = ""
+
+    catalogue.offer("state_stores", "modelmesh.file.v1", Settings)
+
+    (problem,) = problems(load, BASE + POOL + f"storage: {{{connector}path: state.json}}\n")
+
+    assert problem.path == "storage.path"
+    assert "state store 'modelmesh.memory.v1' does not read it ('modelmesh.file.v1' does)" in problem.message
+
+
 @pytest.mark.parametrize(
     "text",
     [
