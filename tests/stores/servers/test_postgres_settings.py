@@ -55,3 +55,10 @@ def test_what_the_library_refuses_is_told(words: str, remedy: str) -> None:
     assert remedy in told.message
     assert "hunter22" not in told.message
     assert not told.retryable
+
+
+def test_limits_of_time_may_have_a_unit() -> None:
+    """As other durations in the section do."""
+    made = config.PostgresConfig(url="postgresql://mesh@host/mesh", timeout="300ms", connect_timeout="3s")
+
+    assert (made.timeout, made.connect_timeout) == (0.3, 3.0)

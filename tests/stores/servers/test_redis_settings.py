@@ -124,3 +124,17 @@ def test_a_server_is_asked_with_all_options_there_are(redis: Any) -> None:
             await store.close()
 
     asyncio.run(scenario())
+
+
+def test_limits_of_time_may_have_a_unit() -> None:
+    """As other durations in the section do."""
+    config = redis.RedisConfig(timeout="300ms", connect_timeout="3s")
+
+    assert (config.timeout, config.connect_timeout) == (0.3, 3.0)
+
+
+def test_the_default_url_is_shown() -> None:
+    """It is no secret, unlike what a URL of one's own may hold."""
+    schema = redis.RedisConfig.model_json_schema()
+
+    assert schema["properties"]["url"]["default"] == "redis://localhost:6379/0"

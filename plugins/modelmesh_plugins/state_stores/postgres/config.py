@@ -8,6 +8,8 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from modelmesh.config.durations import PositiveDuration
+
 _MISTAKES = (
     "a PostgreSQL URL is postgresql://user@host:port/database, and after a question mark parameters of libpq, such as"
     " sslmode; a password may stand in it, with %40 for @, or in the setting password"
@@ -34,17 +36,15 @@ class PostgresConfig(BaseModel):
         description="Schema of the store's own tables, which it makes and keeps up to date. Processes that share"
         " limits have the same.",
     )
-    timeout: float = Field(
+    timeout: PositiveDuration = Field(
         default=0.25,
-        gt=0.0,
         le=60.0,
-        description="How long any one call may take in all, in seconds; the first also waits for a connection.",
+        description="How long any one call may take in all (duration); the first also waits for a connection.",
     )
-    connect_timeout: float = Field(
+    connect_timeout: PositiveDuration = Field(
         default=5.0,
-        gt=0.0,
         le=60.0,
-        description="How long opening a connection may take, in seconds; later calls wait for timeout only.",
+        description="How long opening a connection may take (duration); later calls wait for timeout only.",
     )
     connections: int = Field(
         default=2, ge=1, le=64, description="Connections for records of each event loop; limits have one more."

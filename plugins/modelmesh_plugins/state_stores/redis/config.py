@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.exceptions import RedisError
 
+from modelmesh.config.durations import PositiveDuration
 from modelmesh_plugins.state_stores.redis.url_options import wrong_options
 
+_URL = "redis://localhost:6379/0"
 _MISTAKES = (
     "a Redis URL is redis://host:port/database, rediss:// for TLS, or unix:///path/of/socket;"
     " a password may stand in it (redis://:password@host) or in the setting password"
@@ -23,8 +25,9 @@ class RedisConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     url: SecretStr = Field(
-        default=SecretStr("redis://localhost:6379/0"),
+        default=SecretStr(_URL),
         description="Where the server is: redis://, rediss:// (TLS) or unix://. It may hold the password.",
+        json_schema_extra={"default": _URL},  # which is no secret
     )
     username: str | None = Field(default=None, description="User, where the URL names none.")
     password: SecretStr | None = Field(
@@ -38,17 +41,15 @@ class RedisConfig(BaseModel):
         description="Every key begins with it in braces, so that all lie in one slot of a cluster. Processes that"
         " share limits have the same; installations that share a server have different ones.",
     )
-    timeout: float = Field(
+    timeout: PositiveDuration = Field(
         default=0.25,
-        gt=0.0,
         le=60.0,
-        description="How long any one call may take in all, in seconds; the first also waits for a connection.",
+        description="How long any one call may take in all (duration); the first also waits for a connection.",
     )
-    connect_timeout: float = Field(
+    connect_timeout: PositiveDuration = Field(
         default=2.0,
-        gt=0.0,
         le=60.0,
-        description="How long opening a connection may take, in seconds; later calls wait for timeout only.",
+        description="How long opening a connection may take (duration); later calls wait for timeout only.",
     )
     tls_ca_file: str | None = Field(
         default=None, description="File of the certificate authority that signed the server's certificate."
