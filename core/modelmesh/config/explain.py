@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,9 @@ _EXPECTED = {
     "model_type": "expected a mapping",
     "model_attributes_type": "expected a mapping",
 }
+
+_SUBJECT = re.compile(r"^\w+ should")
+"""How pydantic begins what it says of a value: with its kind."""
 
 
 def problems_of(
@@ -70,6 +74,8 @@ def problems_of(
         elif kind == "literal_error":
             message = f"must be {each.get('ctx', {}).get('expected', 'one of the documented values')}"
             message += ", or a mapping" if loc in or_a_mapping else ""
+        elif kind == "string_too_short" and each.get("ctx", {}).get("min_length") == 1:
+            message = "must not be empty"
         elif kind == "too_short":
             message = "is empty; name at least one"
         elif kind == "value_error":
@@ -77,7 +83,7 @@ def problems_of(
         elif kind == "model_type" and "connector" in _fields_at(model, loc):
             message = "expected a mapping, such as {connector: NAME}"
         else:
-            message = _EXPECTED.get(kind) or str(each["msg"]).replace("Input should", "must")
+            message = _EXPECTED.get(kind) or _SUBJECT.sub("must", str(each["msg"]))
         yield Problem(message, dotted(path), document.file, document.line_of(path))
 
 

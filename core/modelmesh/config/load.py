@@ -338,7 +338,7 @@ class _Loading:
         section["connector"], cls = self._desk.find("state_stores", asked, named)
         if cls is not None:
             subject = f"state store {section['connector']!r}"
-            for key in values.keys() - setting_names(cls):
+            for key in [each for each in values if each not in setting_names(cls)]:
                 if self._desk.reader("state_stores", key) is not None:
                     del values[key]
                     self._desk.add(("storage", key), self._desk.unread("state_stores", ("storage", key), subject, own))
