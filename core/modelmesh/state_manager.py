@@ -242,7 +242,7 @@ class StateManager:
                 if member is None or (standby.limits and standby.limits != member.limits_behind(standby.reason)):
                     continue
                 left = None if standby.remaining is None else standby.remaining - passed
-                pool.restore(model_id, standby.reason, rest=left, ejections=standby.ejections)
+                pool.restore(model_id, standby.reason, rest=left, ejections=standby.ejections, known_for=passed)
         for model in self._registry.list_models():
             model.settle_status()
         for provider in self._providers.values():

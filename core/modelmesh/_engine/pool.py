@@ -458,14 +458,25 @@ class CapabilityPool:
             self.on_move(member, None)
         return True
 
-    def restore(self, model_id: str, reason: str, *, rest: float | None, ejections: int) -> None:
-        """Put a member back to the rest it had before a restart, if any of it is left; this is no new rotation."""
+    def restore(
+        self, model_id: str, reason: str, *, rest: float | None, ejections: int, known_for: float = 0.0
+    ) -> None:
+        """Put a member back to the rest it had before a restart, if any of it is left; this is no new rotation.
+
+        Args:
+            model_id: Which.
+            reason: Why it rests.
+            rest: Seconds that are left; None until it is recovered.
+            ejections: Rests in a row.
+            known_for: Seconds since it was so; what others found out after that is younger.
+        """
         member = self._members.get(model_id)
         if member is None or not member.active or (rest is not None and rest <= 0):
             return
         now = self.clock.monotonic()
         with self._lock:
-            self._put_to_rest(member, reason, NEVER if rest is None else now + rest, now=now, since=now)
+            due = NEVER if rest is None else now + rest
+            self._put_to_rest(member, reason, due, now=now, since=now - known_for)
             member.ejections = ejections
 
     def recover_member(

@@ -29,10 +29,10 @@ def process(tmp_path: Path) -> Iterator[Process]:
     """Start meshes that share one database, as processes of one host do."""
     built: list[ModelMesh] = []
 
-    def make(*script: Any, models: str = "ab", requests: int | None = None) -> ModelMesh:
+    def make(*script: Any, **settings: Any) -> ModelMesh:
         mesh = ModelMesh(plugins=PluginHost(), environ={})
         built.append(mesh)
-        mesh.initialize(configuration(tmp_path, *script, models=models, requests=requests))
+        mesh.initialize(configuration(tmp_path, *script, **settings))
         return mesh
 
     yield make
@@ -40,7 +40,9 @@ def process(tmp_path: Path) -> Iterator[Process]:
         mesh.shutdown()
 
 
-def configuration(folder: Path, *script: Any, models: str = "ab", requests: int | None = None) -> dict[str, Any]:
+def configuration(
+    folder: Path, *script: Any, models: str = "ab", requests: int | None = None, sync_policy: str = "in-memory"
+) -> dict[str, Any]:
     """Return one whose provider ``a`` answers by a script, so many requests a day."""
     providers: dict[str, dict[str, Any]] = {
         name: {"instance": ScriptedProvider(script if name == "a" else ())} for name in models
@@ -54,7 +56,7 @@ def configuration(folder: Path, *script: Any, models: str = "ab", requests: int 
         "storage": {
             "connector": "modelmesh.sqlite.v1",
             "path": str(folder / "state.db"),
-            "sync_policy": "in-memory",
+            "sync_policy": sync_policy,
         },
     }
 
@@ -234,6 +236,20 @@ def test_a_limit_that_is_used_up_rests_whoever_has_the_same(process: Process, re
 
     assert until_told(lambda: not member(new, "b").active)  # which was told after it
     assert member(new, "a").active is not rests
+
+
+def test_a_rest_that_was_ended_elsewhere_while_a_process_was_down_is_over_when_it_is_back(process: Process) -> None:
+    """What it saved when it ended is older than what the others said since."""
+    ended, other = (process(sync_policy=policy) for policy in ("sync-on-boundary", "in-memory"))
+    member(ended, "a").pool.deactivate(member(ended, "a").model)
+    assert until_told(lambda: not member(other, "a").active)
+    ended.shutdown()
+    member(other, "a").pool.recover(member(other, "a").model)
+    assert until_told(lambda: asyncio.run(_record(other))["member:chat-completion\na"]["fact"]["active"])
+
+    again = process(sync_policy="sync-on-boundary")
+
+    assert until_told(lambda: member(again, "a").active)
 
 
 @pytest.mark.parametrize("limits", [{}, {"limits": None}], ids=["unsaid", "null"])
