@@ -17,7 +17,7 @@ from modelmesh import ModelMesh, PluginHost
 from modelmesh.errors import AuthenticationError, ProviderServerError, StateStoreError
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
-from modelmesh.state_manager import CORRUPT_KEY, FORMAT, KEY, SyncStatus, SystemState
+from modelmesh.state_manager import CORRUPT_KEY, FORMAT, KEY, ROUTING_KEY, SyncStatus, SystemState
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
 from modelmesh_cdk.testing.scripted import fail
 from modelmesh_plugins.commands.state import command
@@ -441,6 +441,22 @@ def test_the_state_is_exported_reset_and_put_back(config: Path, tmp_path: Path) 
     assert "no state is saved" in run("show", str(config)).output
     assert run("import", str(config), str(exported)).return_value == 0
     assert "tiny" in run("show", str(config)).output
+
+
+def test_an_import_ends_what_processes_told_one_another(config: Path, tmp_path: Path) -> None:
+    """Else whom the file brings back would be put to rest again at the next start."""
+    exported, store = tmp_path / "out.json", tmp_path / "state.json"
+    run("export", str(config), str(exported))
+    with ModelMesh() as mesh:
+        mesh.initialize(config)
+        kept = mesh._built().state_store
+        assert kept is not None
+        mesh._loop.run(kept.save(ROUTING_KEY, b"{}"))
+    assert ROUTING_KEY in json.loads(store.read_text(encoding="utf-8"))["records"]
+
+    run("import", str(config), str(exported))
+
+    assert ROUTING_KEY not in json.loads(store.read_text(encoding="utf-8"))["records"]
 
 
 def newer(store: Path) -> str:

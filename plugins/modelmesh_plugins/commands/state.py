@@ -106,6 +106,8 @@ def import_(config: str, file: str) -> int:
         await refuse_newer(store)
         # The mesh reads every format, and writes its own the next time.
         await store.save(KEY, StateEncoding().encode(state.to_dict()))
+        # What processes told one another since would put to rest again whom the file brings back.
+        await store.delete(ROUTING_KEY)
 
     _with_store(config, write, restored=True)
     click.echo(f"{_counted(state)} are restored at the next start")
