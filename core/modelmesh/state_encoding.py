@@ -61,7 +61,10 @@ def decode(body: bytes) -> dict[str, Any]:
             body = gzip.decompress(body)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"the compressed state is damaged: {error}") from None
-    data = _read(body)
+    try:
+        data = _read(body)
+    except RecursionError:
+        raise ValueError("the state is nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError("the state is no mapping")
     return data

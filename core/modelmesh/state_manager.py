@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelmesh.errors import ModelMeshError, StateStoreError
@@ -118,10 +119,10 @@ class SystemState:
                 {name: ModelState.from_dict(each) for name, each in data["models"].items()},
                 {name: ProviderState.from_dict(each) for name, each in data["providers"].items()},
                 {name: _pool_of(each) for name, each in data["pools"].items()},
-                float(data["timestamp"]),
+                _seconds(data["timestamp"]),
                 version,
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"the state is not complete: {error}") from None
 
 
@@ -131,7 +132,7 @@ def _pool_of(data: Mapping[str, Any]) -> PersistedPoolState:
         {
             model: StandbyState(
                 str(each["reason"]),
-                None if each["remaining"] is None else float(each["remaining"]),
+                None if each["remaining"] is None else _seconds(each["remaining"]),
                 int(each.get("ejections", 0)),
                 dict(each.get("limits", {})),
             )
@@ -139,6 +140,14 @@ def _pool_of(data: Mapping[str, Any]) -> PersistedPoolState:
         },
         int(data.get("rotation_count", 0)),
     )
+
+
+def _seconds(value: Any) -> float:
+    """Read a time; JSON of Python's knows numbers that are none."""
+    seconds = float(value)
+    if not isfinite(seconds):
+        raise ValueError(f"the state has a time that is none: {seconds}")
+    return seconds
 
 
 @dataclass(slots=True)

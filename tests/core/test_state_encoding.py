@@ -21,6 +21,7 @@ STATE: dict[str, Any] = {
 }
 ENCODINGS = [StateEncoding(each, compression) for each in get_args(StateFormat) for compression in (False, True)]
 CUT_SHORT = gzip.compress(b"{}", mtime=0)[:-4]
+DEEP = b'{"a":' * 100_000
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
@@ -42,7 +43,7 @@ def test_compressed_state_is_smaller() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[1]", b"{", b"no state", b"a: [", b"\xff\xfe", b"\x81\xa1", CUT_SHORT, b"\x1f\x8bgarbage"],
+    [b"", b"[1]", b"{", b"no state", b"a: [", b"\xff\xfe", DEEP, b"\x81\xa1", CUT_SHORT, b"\x1f\x8bgarbage"],
 )
 def test_what_is_damaged_is_said_to_be(body: bytes) -> None:
     """As one kind of error, whatever the format was."""

@@ -376,10 +376,24 @@ def test_a_state_comes_through_json_unchanged(start: Start) -> None:
     assert SystemState.from_dict(data).to_dict() == data
 
 
+def resting_for(remaining: float, rotations: float = 0) -> dict[str, Any]:
+    """Return a pool as it is kept."""
+    standby = {"a": {"reason": "manual", "remaining": remaining}}
+    return {"active_models": [], "standby_models": standby, "rotation_count": rotations}
+
+
 @pytest.mark.parametrize(
     "data",
-    [{}, {"version": "1"}, {"version": 1}, {"version": 1, "timestamp": 0, "models": [], "providers": {}, "pools": {}}],
-    ids=["empty", "text", "half", "list"],
+    [
+        {},
+        {"version": "1"},
+        {"version": 1},
+        {"version": 1, "timestamp": 0, "models": [], "providers": {}, "pools": {}},
+        {"version": 1, "timestamp": float("inf"), "models": {}, "providers": {}, "pools": {}},
+        {"version": 1, "timestamp": 0, "models": {}, "providers": {}, "pools": {"p": resting_for(float("nan"))}},
+        {"version": 1, "timestamp": 0, "models": {}, "providers": {}, "pools": {"p": resting_for(1.0, float("inf"))}},
+    ],
+    ids=["empty", "text", "half", "list", "endless", "not_a_number", "countless"],
 )
 def test_what_is_no_state_says_so(data: dict[str, Any]) -> None:
     """As one error, whatever is missing."""
@@ -525,12 +539,14 @@ def test_a_reset_that_nobody_can_confirm_names_the_option(config: Path, closed: 
     [
         (("import", "{config}", "{folder}/nowhere.json"), "cannot be read"),
         (("import", "{config}", "{config}"), "is no exported state"),
+        (("import", "{config}", "{folder}/deep.json"), "is no exported state"),
         (("export", "{config}", "{folder}/no/such/folder.json"), "cannot be written"),
     ],
-    ids=["missing", "not json", "unwritable"],
+    ids=["missing", "not json", "too deep", "unwritable"],
 )
 def test_what_is_wrong_is_one_line(config: Path, arguments: tuple[str, ...], said: str) -> None:
     """With the file's name."""
+    (config.parent / "deep.json").write_text("[" * 150_000, encoding="utf-8")
     filled = [each.format(config=config, folder=config.parent) for each in arguments]
 
     error = run(*filled).exception

@@ -95,7 +95,7 @@ def import_(config: str, file: str) -> int:
         state = SystemState.from_dict(data if isinstance(data, dict) else {})
     except OSError as error:
         raise click.ClickException(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.ClickException(f"{file}: is no exported state: {error}") from None
     except StateStoreError:
         raise click.ClickException(
