@@ -151,14 +151,15 @@ class ModelMesh:
             raise UsageError("the mesh is initialised already; use reload_config(...) for another configuration")
         configuration, self._source = self._loaded(config, secrets)
         self._secrets = secrets
-        graph = self._graph = build_graph(
-            configuration,
-            plugins=self._plugins,
-            clock=self._clock,
-            random=self._random,
-            loop=self._loop,
-            middleware=self._middleware,
-        )
+        with self._source.located():
+            graph = self._graph = build_graph(
+                configuration,
+                plugins=self._plugins,
+                clock=self._clock,
+                random=self._random,
+                loop=self._loop,
+                middleware=self._middleware,
+            )
         telemetry = graph.engine.telemetry
         if telemetry.wants_debug:
             self._trace_setup(graph)
@@ -203,9 +204,10 @@ class ModelMesh:
             secrets = self._secrets if secrets is None else secrets
             try:
                 configuration, source = self._loaded(config, secrets)
-                succession = prepare(
-                    configuration, before, plugins=self._plugins, random=self._random, attach=self._attach
-                )
+                with source.located():
+                    succession = prepare(
+                        configuration, before, plugins=self._plugins, random=self._random, attach=self._attach
+                    )
             except ModelMeshError as error:
                 before.engine.telemetry.trace(
                     Severity.ERROR, "mesh", "a new configuration was refused; the old one stays", error=error.message

@@ -409,6 +409,20 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_check_finds_a_budget_over_a_model_without_a_price(run: Run, tmp_path: Path) -> None:
+    """What only shows when pools know their models is found as well, with its line, and as a start would say it."""
+    budget = GOOD.replace("strategy: round-robin", "deactivation: {budget_limit: 1}")
+    write(tmp_path, mesh__yaml=budget + "storage: {connector: file, path: no/such/folder.json}\n")
+
+    result = run("check", "mesh.yaml")
+    started = run("quota", "mesh.yaml")
+
+    said = "mesh.yaml:6: pools.chat-completion.deactivation.budget_limit: no price is known of small; add pricing"
+    assert (result.returncode, started.returncode) == (1, 1)
+    assert said in result.stderr
+    assert said in started.stderr
+
+
 def test_check_finds_a_path_that_no_server_has(run: Run, tmp_path: Path) -> None:
     """The server would refuse it; it is known before."""
     write(tmp_path, mesh__yaml=GOOD + "proxy:\n  endpoints: [/v1/chat/complete]\n")

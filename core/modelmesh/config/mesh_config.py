@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from modelmesh.config.reader import KeyPath, read_file, read_text
+from modelmesh.config.reader import KeyPath, dotted, read_file, read_text
 from modelmesh.errors import ConfigurationError
 
 
@@ -70,6 +72,26 @@ class MeshConfig:
     def pools(self) -> dict[str, Any]:
         """The pools section as written."""
         return dict(self.raw.get("pools") or {})
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Give problems that are found while something is built from it the file and line they stand at.
+
+        Raises:
+            ConfigurationError: The one that was raised inside, with places.
+        """
+        try:
+            yield
+        except ConfigurationError as error:
+            if not error.problems:
+                raise
+            written = {dotted(path): line for path, line in self.lines.items()}
+            raise ConfigurationError.from_problems(
+                [
+                    each if each.file or each.line else replace(each, file=self.file, line=written.get(each.path))
+                    for each in error.problems
+                ]
+            ) from error
 
     def merge(self, overrides: Mapping[str, Any] | MeshConfig) -> MeshConfig:
         """Return a new configuration with the overrides laid over this one: mappings merge, all else is replaced."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
 from modelmesh.config import MeshConfig, load_config
 from modelmesh.config.configuration import Configuration
 from modelmesh.errors import ConfigurationError, Problem
+from modelmesh.mesh import ModelMesh
 from modelmesh.plugins import PluginHost
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.commands.refusals import refusal_lines
+from modelmesh_plugins.offline import SilentPlugins
 from modelmesh_plugins.server.settings import settings_of
 
 
@@ -22,13 +25,15 @@ def command(file: str) -> int:
     """List everything that is wrong with a configuration FILE.
 
     FILE is - for what comes through a pipe, and by default the one that MODELMESH_CONFIG names. Connectors are loaded
-    and secrets looked up; nothing is sent anywhere.
+    and secrets looked up; nothing is sent anywhere, and no state is opened.
     """
     text, file = (_piped(), "<stdin>") if file == "-" else (None, file)
     try:
         source = MeshConfig.from_file(file) if text is None else MeshConfig.from_yaml(text, file=file)
         configuration = load_config(source, connectors=PluginHost(), environ=os.environ)
         _check_proxy(source, configuration)
+        with ModelMesh(plugins=_UnkeptPlugins()) as mesh:  # what only shows when all is put together
+            mesh.initialize(source, only_look=True)
     except ConfigurationError as error:
         lines = refusal_lines(error)
         for line in lines:
@@ -43,6 +48,16 @@ def command(file: str) -> int:
     for name, pool in configuration.pools.items():
         click.echo(f"  pool {name}: {pool.capability or name}, {pool.strategy}")
     return 0
+
+
+class _UnkeptPlugins(SilentPlugins):
+    """The installed plugins, nobody told of anything and no state store opened."""
+
+    def build(self, kind: str, connector_id: str, settings: Any) -> Any:
+        """Return a connector, or what stands in for it."""
+        if kind == "state_stores":
+            return super().build(kind, "modelmesh.memory.v1", None)
+        return super().build(kind, connector_id, settings)
 
 
 def _piped() -> str:
