@@ -58,6 +58,11 @@ class QuotaConfig(Section):
             raise ValueError("free_tier takes the connector's own figures; remove it or the figures beside it")
         if not self.free_tier and self.requests is None and self.tokens is None:
             raise ValueError("a quota needs requests or tokens, or free_tier: true")
+        if "rolling_window" in self.model_fields_set and "reset_schedule" not in self.model_fields_set:
+            raise ValueError(
+                "rolling_window counts with reset_schedule: rolling, and it is monthly by default; write the one that"
+                " is meant"
+            )
         return self
 
 

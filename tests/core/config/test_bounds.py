@@ -61,6 +61,13 @@ def test_a_rolling_window_that_no_ledger_can_keep_is_refused(window: float, said
     assert problems({"quota": quota}, {}, {}) == [f"providers.p.quota.rolling_window: {said}"]
 
 
+def test_a_rolling_window_without_a_schedule_is_refused() -> None:
+    """What is meant to come back within hours would otherwise be counted a month."""
+    (problem,) = problems({"quota": {"requests": 50, "rolling_window": "3h"}}, {}, {})
+
+    assert "rolling_window counts with reset_schedule: rolling" in problem
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "said"),
     [
