@@ -63,6 +63,8 @@ asyncio.run(store.close())
 os.write(closed[1], b"!")
 wait_for(child)
 asyncio.run(look())
+loop.run_until_complete(listener.aclose())
+loop.close()
 """
 
 LISTEN = """
@@ -75,6 +77,8 @@ if not child:
     os._exit(0)
 wait_for(child)
 print("both have heard")
+loop.run_until_complete(listener.aclose())
+loop.close()
 """
 
 CHILD_CLOSES_FIRST = """
@@ -141,7 +145,15 @@ loop.run_until_complete(end())
 
 def run(program: str, *arguments: object) -> str:
     """Run a program to its end and return what it printed."""
-    command = [sys.executable, "-c", BEGIN + program, *map(str, arguments)]
+    # From Python 3.12 on a fork beside threads is warned of; that it goes well here is what is tested.
+    command = [
+        sys.executable,
+        "-W",
+        "ignore:This process:DeprecationWarning",
+        "-c",
+        BEGIN + program,
+        *map(str, arguments),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
