@@ -10,6 +10,7 @@ from click import Command
 from click.testing import CliRunner, Result
 
 from modelmesh import ModelMesh
+from modelmesh.errors import StateStoreError
 from modelmesh_plugins.commands import explain, quota, state
 
 CONFIGURATION = """\
@@ -85,6 +86,14 @@ def test_an_export_of_a_newer_version_is_named(config: Path) -> None:
         1,
         f"Error: {file}: was exported by a newer version; upgrade modelmesh-router to import it\n",
     )
+
+
+def test_a_second_mesh_of_a_process_is_not_told_to_end_it(config: Path) -> None:
+    """The process that has the file is the one that reads the words."""
+    with ModelMesh() as first, ModelMesh() as second:
+        first.initialize(config)
+        with pytest.raises(StateStoreError, match="this one, and .* shut down the mesh that has it"):
+            second.initialize(config)
 
 
 def _exported(file: Path, version: int) -> Path:

@@ -279,9 +279,11 @@ class _StateFile:
             if not _lock(owner):
                 owner.seek(0)
                 holder = (owner.read(20) or b"").decode(errors="replace").strip() or "unknown"
+                is_own = holder == str(os.getpid())
+                whose, remedy = (", this one", "shut down the mesh that has it") if is_own else ("", "end that one")
                 raise StateStoreError(
-                    f"{self._named} is in use by process {holder}, and modelmesh.file.v1 serves one process;"
-                    " end that one, name another file under storage.path, or use modelmesh.sqlite.v1 for both"
+                    f"{self._named} is in use by process {holder}{whose}, and modelmesh.file.v1 serves one mesh alone;"
+                    f" {remedy}, name another file under storage.path, or use modelmesh.sqlite.v1 for both"
                 )
             owner.truncate(0)
             owner.write(b"%d" % os.getpid())
