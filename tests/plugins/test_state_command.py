@@ -92,7 +92,7 @@ def test_a_second_mesh_of_a_process_is_not_told_to_end_it(config: Path) -> None:
     """The process that has the file is the one that reads the words."""
     with ModelMesh() as first, ModelMesh() as second:
         first.initialize(config)
-        with pytest.raises(StateStoreError, match="this one, and .* shut down the mesh that has it"):
+        with pytest.raises(StateStoreError, match=r"this one, and .* shut down the mesh that has it"):
             second.initialize(config)
 
 
