@@ -33,6 +33,8 @@ ROUTING_KEY = "state/routing"
 """Where processes that share a store keep who rests just now, whatever the sync policy."""
 COALESCE_SECONDS = 0.1
 """Changes within this time are one write, under the policy ``immediate``."""
+WRITING_SECONDS = 5.0
+"""After which a process that holds the lock of the state is taken for dead: a write takes a moment."""
 
 SyncPolicy = Literal["in-memory", "sync-on-boundary", "periodic", "immediate"]
 
@@ -346,7 +348,7 @@ class StateManager:
             return None
         ends_at = self._clock.monotonic() + self._lock_timeout
         while True:
-            lock = await self._store.lock(KEY, expires_in=self._lock_timeout or 1.0)
+            lock = await self._store.lock(KEY, expires_in=WRITING_SECONDS)
             if lock is not None:
                 return lock
             if self._clock.monotonic() >= ends_at:

@@ -17,7 +17,7 @@ from modelmesh import ModelMesh, PluginHost
 from modelmesh.errors import AuthenticationError, ProviderServerError, StateStoreError
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
-from modelmesh.state_manager import CORRUPT_KEY, FORMAT, KEY, ROUTING_KEY, SyncStatus, SystemState
+from modelmesh.state_manager import CORRUPT_KEY, FORMAT, KEY, ROUTING_KEY, WRITING_SECONDS, SyncStatus, SystemState
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
 from modelmesh_cdk.testing.scripted import fail
 from modelmesh_plugins.commands.state import command
@@ -287,6 +287,26 @@ def test_a_save_waits_while_another_process_writes(start: Start, freed: bool) ->
     done = asyncio.run(scenario())
     assert done.index(True) == (20 if freed else 30)
     assert (asyncio.run(Kept.shared._load(KEY)) is not None) is freed
+
+
+def test_a_process_that_died_while_it_wrote_holds_nobody_up_for_long(start: Start) -> None:
+    """Neither those that write while they run nor those that end."""
+    clock = FakeClock()
+    mesh = start(clock, kind=Together)
+    manager = mesh._state_keeper()
+
+    async def scenario() -> bool:
+        await manager._lock()  # and nothing more comes of it
+        saving = asyncio.ensure_future(manager.save())
+        for _ in range(round(WRITING_SECONDS) + 1):
+            for _ in range(20):
+                await asyncio.sleep(0)
+            clock.advance(1.0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return saving.done() and await saving
+
+    assert asyncio.run(scenario())
 
 
 def test_without_locking_nobody_is_waited_for(start: Start) -> None:
