@@ -196,6 +196,7 @@ class ModelMesh:
 
         Raises:
             ConfigurationError: Lists every problem found, with file and line; the old configuration stays in force.
+            StateStoreError: It names another state store, which does not answer; the old configuration stays in force.
             UsageError: There is no configuration yet, or the mesh is shut down.
         """
         with self._changing:

@@ -18,9 +18,12 @@ from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.lane import close_connector
 from modelmesh._engine.member import NEVER, Member
 from modelmesh._engine.observability import Observer, bind_observer, observers_of
+from modelmesh._engine.origin import class_name, told
+from modelmesh.errors import ModelMeshError, StateStoreError
 from modelmesh.interfaces.observability import EventType
 from modelmesh.interfaces.strategy import DeactivationReason, ModelStatus, RecoveryTrigger
 from modelmesh.state import ModelState, ProviderState
+from modelmesh.state_manager import KEY
 from modelmesh.statistics import StatsScope
 
 if TYPE_CHECKING:
@@ -209,6 +212,7 @@ def prepare(
             middleware=before.engine.driver.middleware,
             before=before,
         )
+        _look_into_store(before, after)
         for observer in fresh:
             bind_observer(observer, dispatcher, clock, random)
             attach(observer.connector)
@@ -222,6 +226,25 @@ def prepare(
             loop.start(after.state_store.close())
         raise
     return Succession(before, after, observers)
+
+
+def _look_into_store(before: Graph, after: Graph) -> None:
+    """See to it that another state store answers, as a start would: limits that cannot be checked stop their calls.
+
+    Raises:
+        StateStoreError: It does not.
+    """
+    store = after.state_store
+    if store is None or store is before.state_store or after.state_manager is None:
+        return
+    try:
+        before.engine.loop.run(store.load(KEY))
+    except ModelMeshError:
+        raise
+    except Exception as error:
+        cls = type(store)
+        said = told(error, cls, before.dispatcher.redactor.text)
+        raise StateStoreError(f"reading the state from state store {class_name(cls)} raised {said}") from error
 
 
 class _Likeness:

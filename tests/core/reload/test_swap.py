@@ -14,7 +14,7 @@ import pytest
 
 from modelmesh import ModelMesh
 from modelmesh._engine.retirement import LOOK_SECONDS
-from modelmesh.errors import ConfigurationError, ProviderServerError, UsageError
+from modelmesh.errors import ConfigurationError, ProviderServerError, StateStoreError, UsageError
 from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider, hang, pieces
 
@@ -59,6 +59,18 @@ def test_what_cannot_be_built_changes_nothing_either(build: Build, stuck: Any) -
 
     assert mesh.pool_status()["chat"]["standby"] == 1
     assert mesh.ask() == "other-model"
+
+
+def test_a_store_that_does_not_answer_changes_nothing_either(build: Build, tmp_path: Path) -> None:
+    """Under it every call with a budget would be refused, though all goes well with the store that was."""
+    limited = {"connector": "modelmesh.simulator.v1", "quota": {"requests": 5}}
+    mesh = build(sim=limited)
+
+    with pytest.raises(StateStoreError, match=r"the folder of .* does not exist"):
+        mesh.reload(sim=limited, extra={"storage": {"connector": "file", "path": str(tmp_path / "no" / "state.json")}})
+
+    assert mesh.ask() == "sim-model"
+    assert [row.spent for row in mesh.get_quota()] == [1]
 
 
 def test_two_hundred_requests_on_their_way_are_all_answered(build: Build, wait_for: WaitFor) -> None:
