@@ -321,3 +321,25 @@ def _drive(postgres: Any, scenario: Any, *, warm: bool = True) -> None:
             await store.close()
 
     asyncio.run(run())
+
+
+def test_schemas_with_long_names_that_begin_alike_hear_nothing_of_one_another(postgres: Any) -> None:
+    """A name as long as PostgreSQL takes it: what is told in one is no news in the other."""
+    name = f"{postgres.name}_{'x' * 70}"[:62]
+
+    async def scenario() -> list[bytes]:
+        one, other = postgres.make(schema=f"{name}1"), postgres.make(schema=f"{name}2")
+        heard = other.subscribe("news")
+        try:
+            first = asyncio.ensure_future(anext(heard))
+            while not first.done():  # until it listens
+                await one.publish("news", b"of one")
+                await other.publish("news", b"of the other")
+                await asyncio.sleep(0.01)
+            return [await first]
+        finally:
+            await heard.aclose()
+            await one.close()
+            await other.close()
+
+    assert asyncio.run(scenario()) == [b"of the other"]

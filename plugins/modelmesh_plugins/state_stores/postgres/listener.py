@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from contextvars import Context
+from hashlib import sha256
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -114,8 +115,12 @@ class Listener:
 
 
 def notify_channel(config: PostgresConfig) -> str:
-    """The server channel of a store's messages."""
-    return f"modelmesh_{config.schema_name}"[:63]
+    """The server channel of a store's messages, whose name has 63 letters at most."""
+    name = f"modelmesh_{config.schema_name}"
+    if len(name) <= 63:
+        return name
+    # Cut off alone, it would be that of every schema that begins like this one.
+    return f"{name[:46]}_{sha256(name.encode()).hexdigest()[:16]}"
 
 
 def written(channel: str, message: bytes) -> str:
