@@ -81,7 +81,7 @@ def _guard(section: StorageConfig | None, store: StateStore, basis: Basis) -> Gu
         store,
         basis.clock,
         timeout=section.call_timeout,
-        told=lambda line: basis.telemetry.trace(Severity.ERROR, "storage", line),
+        told=lambda line, error: basis.telemetry.trace(Severity.ERROR, "storage", line, error=error),
     )
 
 

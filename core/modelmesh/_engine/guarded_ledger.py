@@ -30,10 +30,12 @@ class GuardedLedger:
         ledger: The keeper.
         clock: Time.
         timeout: Seconds a call may take.
-        told: Called with a line when the keeper goes and when it is back.
+        told: Called with a line, and what the keeper said, when it goes and when it is back.
     """
 
-    def __init__(self, ledger: Ledger, clock: Clock, *, timeout: float, told: Callable[[str], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, clock: Clock, *, timeout: float, told: Callable[[str, str | None], None]
+    ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._timeout = timeout
@@ -86,27 +88,28 @@ class GuardedLedger:
             with self._deadlines.within(self._timeout):
                 result = await call
         except TimeoutError:
-            self._failed(begun)
-            raise StateStoreError(f"the state store did not answer within {self._timeout:g} s") from None
-        except StateStoreError:
-            self._failed(begun)
+            late = StateStoreError(f"the state store did not answer within {self._timeout:g} s")
+            self._failed(begun, late)
+            raise late from None
+        except StateStoreError as error:
+            self._failed(begun, error)
             raise
         finally:
             if tries:
                 self._is_trying = False
         if begun and self._failures:
             self._failures = 0
-            self._told("the state store answers again")
+            self._told("the state store answers again", None)
         return result
 
-    def _failed(self, begun: int) -> None:
+    def _failed(self, begun: int, error: StateStoreError) -> None:
         if self._failures != begun:
             return  # of many calls that were out at once, one counts
         self._failures += 1
         rest = min(_FIRST_REST * 2.0 ** min(begun, 10), _LONGEST_REST)
         self._down_until = self._clock.monotonic() + rest
         if begun == 0:
-            self._told("the state store does not answer; limits are kept as on_store_error says")
+            self._told("the state store does not answer; limits are kept as on_store_error says", error.message)
 
 
 def _discard(call: Awaitable[object]) -> None:

@@ -239,9 +239,11 @@ class Limits:
         if not subjects and fallback.ledger is None:
             subjects = [limit.subject for limit in member.limits] or [_places_of(member)]
         if subjects or fallback.ledger is None:
-            return QuotaExhaustedError(
-                f"{subjects[0]} cannot be checked: {error}", code=STORE_DOWN, retry_after=1.0, sent=False
-            )
+            # Where the store is, and what is wrong with it, is for whoever runs it: in the cause, and in a trace.
+            said = f"{subjects[0]} cannot be checked: the state store does not answer"
+            refusal = QuotaExhaustedError(said, code=STORE_DOWN, retry_after=1.0, sent=False)
+            refusal.__cause__ = error
+            return refusal
         hold.ledger = fallback.ledger
         hold.accounts, hold.places = [], ""
         claims: list[Claim] = _place(hold, share=fallback.processes) if of_places == "local" else []

@@ -17,6 +17,7 @@ from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
 from modelmesh_plugins.state_stores.memory import MemoryStateStore
 
+DOWN = "redis at 10.1.2.3:6379 cannot be reached"
 CLAIM = [WindowClaim("budget/x", 1, 10, 60.0)]
 
 
@@ -32,7 +33,7 @@ class Shaky(MemoryStateStore):
         if self.trouble == "silent":
             await asyncio.get_running_loop().create_future()
         if self.trouble == "down":
-            raise StateStoreError("connection refused")
+            raise StateStoreError(DOWN)
         return await super().reserve(*args, **facts)
 
 
@@ -42,9 +43,9 @@ def _calm() -> Iterator[None]:
     Shaky.trouble, Shaky.calls = None, 0
 
 
-def guarded(clock: FakeClock, lines: list[str]) -> GuardedLedger:
+def guarded(clock: FakeClock, lines: list[tuple[str, str | None]]) -> GuardedLedger:
     """Return a guard around a shaky store."""
-    return GuardedLedger(Shaky(), clock, timeout=0.02, told=lines.append)
+    return GuardedLedger(Shaky(), clock, timeout=0.02, told=lambda *told: lines.append(told))
 
 
 async def outcome(ledger: GuardedLedger, reservation: str) -> str:
@@ -59,7 +60,7 @@ async def outcome(ledger: GuardedLedger, reservation: str) -> str:
 @pytest.mark.parametrize("trouble", ["down", "silent"])
 def test_a_store_that_fails_is_left_alone_for_a_while(trouble: str) -> None:
     """The first call waits its short limit, those after it do not even ask."""
-    clock, lines = FakeClock(), list[str]()
+    clock, lines = FakeClock(), list[tuple[str, str | None]]()
     ledger = guarded(clock, lines)
     Shaky.trouble = trouble
 
@@ -70,12 +71,13 @@ def test_a_store_that_fails_is_left_alone_for_a_while(trouble: str) -> None:
 
     assert Shaky.calls == 1
     assert said[1:] == ["the state store does not answer; it is asked again in a moment"] * 2
-    assert lines == ["the state store does not answer; limits are kept as on_store_error says"]
+    why = DOWN if trouble == "down" else "the state store did not answer within 0.02 s"
+    assert lines == [("the state store does not answer; limits are kept as on_store_error says", why)]
 
 
 def test_a_store_that_is_back_is_used_again_without_a_restart() -> None:
     """At most two seconds later."""
-    clock, lines = FakeClock(), list[str]()
+    clock, lines = FakeClock(), list[tuple[str, str | None]]()
     ledger = guarded(clock, lines)
 
     async def scenario() -> str:
@@ -88,12 +90,12 @@ def test_a_store_that_is_back_is_used_again_without_a_restart() -> None:
         return await outcome(ledger, "b")
 
     assert asyncio.run(scenario()) == "granted"
-    assert lines[-1] == "the state store answers again"
+    assert lines[-1] == ("the state store answers again", None)
 
 
 def test_many_calls_that_fail_at_once_make_no_long_rest() -> None:
     """A hundred requests meet one failure: the store is asked again after half a second."""
-    clock, lines = FakeClock(), list[str]()
+    clock, lines = FakeClock(), list[tuple[str, str | None]]()
     ledger = guarded(clock, lines)
 
     async def scenario() -> str:
@@ -243,7 +245,9 @@ def test_the_error_says_that_it_is_the_store(build: Any) -> None:
 
     assert isinstance(caught.value.last_error, QuotaExhaustedError)
     assert caught.value.last_error.code == "store_down"
-    assert "cannot be checked" in str(caught.value)
+    assert "cannot be checked: the state store does not answer" in str(caught.value)
+    assert DOWN not in str(caught.value)  # where the store is concerns nobody who asks
+    assert str(caught.value.last_error.__cause__) == DOWN
 
 
 def test_the_error_names_the_limit_that_stops(build: Any) -> None:

@@ -49,7 +49,7 @@ class Process:
     def __init__(self, world: World, number: int) -> None:
         clock, loop = world.clock, world.loop
         telemetry: Any = SimpleNamespace(trace=lambda *_, **__: None)
-        guard = GuardedLedger(world.store, clock, timeout=1.0, told=lambda _: None)
+        guard = GuardedLedger(world.store, clock, timeout=1.0, told=lambda *_: None)
         facts = SharedFacts(world.store, clock, random.Random(number), telemetry, loop)
         self.strategy = SessionStickiness(SessionConfig(max_sessions=world.max_sessions))
         self.strategy.bind(context(clock=clock))
