@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelmesh._engine.block_ledger import BlockLedger
+from modelmesh._engine.budget_alerts import BudgetAlerts
 from modelmesh._engine.estimates import Estimate, estimated
 from modelmesh._engine.guarded_ledger import NotAskedError
 from modelmesh._engine.limit_rules import Limit, within_bounds
@@ -120,9 +121,9 @@ class Limits:
         self._clock = clock
         self._telemetry = telemetry
         self._shared = shared
-        self._alerted: set[str] = set()
+        self._alerts = BudgetAlerts(ledger, clock, telemetry)
         self._settling: set[asyncio.Task[None]] = set()
-        self._settlements = Settlements(ledger, self._not_settled)
+        self._settlements = Settlements(ledger, self._not_settled, self._alerts.look)
         self._unheard = Unheard(ledger, clock)
 
     @property
@@ -340,6 +341,7 @@ class Limits:
             await self.settle(hold, actual)
         elif hold.ledger is self._ledger:
             # Off the response's path. Should this loop end first, the lease settles it at what was reserved.
+            self._alerts.note(hold.accounts)
             self._settlements.add(hold.reservation, _with_place(hold, actual))
         else:
             self._later(self.settle(hold, actual))
@@ -376,6 +378,7 @@ class Limits:
         """Wait for what is still being settled on this loop, and give back what was taken in advance."""
         loop = asyncio.get_running_loop()
         await self._settlements.finish()
+        await self._alerts.look(at_once=True)
         await self._unheard.finish()
         waiting = [task for task in self._settling if task.get_loop() is loop]
         if waiting:
@@ -385,20 +388,12 @@ class Limits:
                 await self._ledger.close()
 
     async def _look(self, hold: Hold) -> None:
-        """Put to rest whoever has just used a limit up, and trace one on money that comes near, once a window."""
+        """Put to rest whoever has just used a limit up, and warn of budgets that come near theirs."""
         windows = [(limit, account) for limit, account in hold.accounts if limit.period is None]
         balances = await hold.ledger.balances([account for _, account in windows])
+        self._alerts.tell(windows, balances)
         for limit, account in windows:
-            spent = balances[account].spent
-            if limit.alert is not None and spent >= limit.alert * limit.amount and account not in self._alerted:
-                self._alerted.add(account)
-                self._telemetry.trace(
-                    Severity.WARNING,
-                    "budget",
-                    f"{limit.subject}: {spent / limit.amount:.0%} is spent",
-                    {"account": account, "spent_usd": spent / NANO_USD, "limit_usd": limit.amount / NANO_USD},
-                )
-            if limit.enforce and spent >= limit.amount:
+            if limit.enforce and balances[account].spent >= limit.amount:
                 self._rest_window(hold.member, limit, self._clock.time())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from itertools import islice
 
@@ -22,11 +22,15 @@ class Settlements:
     Args:
         ledger: Keeps the reservations.
         failed: Told of each reservation that could not be settled.
+        settled: Awaited after each call; raises nothing.
     """
 
-    def __init__(self, ledger: Ledger, failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, failed: Callable[[Exception], None], settled: Callable[[], Awaitable[None]]
+    ) -> None:
         self._ledger = ledger
         self._failed = failed
+        self._settled = settled
         self._due: dict[asyncio.AbstractEventLoop, dict[str, Mapping[str, int]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -55,6 +59,7 @@ class Settlements:
                 batch = {reservation: due.pop(reservation) for reservation in list(islice(due, MOST))}
                 for error in await self._errors(batch):
                     self._failed(error)
+                await self._settled()
         finally:
             # Nothing is awaited between the last look at what is due and this line.
             del self._due[loop]

@@ -42,10 +42,14 @@ def mistaken(names: list[str]) -> Any:
     raise KeyError("a mistake")
 
 
+async def nothing() -> None:
+    """Have nothing to do after a settlement."""
+
+
 def drive(scenario: Callable[[Slow, Settlements], Any]) -> tuple[Slow, list[str]]:
     """Run a scenario, wait for what is being settled; return the store and what was told of errors."""
     store, told = Slow(), list[str]()
-    settlements = Settlements(store, lambda error: told.append(str(error)))
+    settlements = Settlements(store, lambda error: told.append(str(error)), nothing)
 
     async def run() -> None:
         await scenario(store, settlements)
@@ -127,7 +131,7 @@ def test_settling_is_no_part_of_the_request_that_began_it() -> None:
 def test_each_loop_settles_what_its_own_requests_took() -> None:
     """A loop that ends in the middle of a call takes nothing along of another's; its leases settle the rest."""
     store, told = Slow(), list[str]()
-    settlements = Settlements(store, lambda error: told.append(str(error)))
+    settlements = Settlements(store, lambda error: told.append(str(error)), nothing)
 
     async def leaves() -> None:
         store.gate = asyncio.Event()
