@@ -72,6 +72,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
                     "connector": "modelmesh.sqlite.v1",
                     "path": str(tmp_path / "state.db"),
                     "sync_policy": "in-memory",
+                    "call_timeout": 5.0,  # a busy disk is no store that is down
                 },
             }
         )
