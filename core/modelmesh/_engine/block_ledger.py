@@ -195,9 +195,12 @@ class BlockLedger:
     async def give_back_old(self) -> None:
         """Give back the rest of blocks whose time is over, also of accounts that nobody asks for any more."""
         owed, self._owed = self._owed, []
-        for block in owed:
-            with suppress(StateStoreError):  # it is owed again
-                await self._give(block)
+        try:
+            while owed:
+                with suppress(StateStoreError):  # it is owed again
+                    await self._give(owed.pop())
+        finally:
+            self._owed += owed
         for account in list(self._blocks):
             with suppress(StateStoreError):  # they are owed
                 await self._retire(account)

@@ -29,6 +29,7 @@ class Counted(MemoryStateStore):
     calls = 0
     is_down = False
     is_silent = False
+    is_stuck = False
 
     async def reserve(self, *args: Any, **facts: Any) -> Verdict:
         self.calls += 1
@@ -41,6 +42,8 @@ class Counted(MemoryStateStore):
         self.calls += 1
         if self.is_down:
             raise StateStoreError("down")
+        if self.is_stuck:
+            await asyncio.Event().wait()
         return await super().settle(*args, **facts)
 
     async def settle_all(self, *args: Any, **facts: Any) -> Any:
@@ -383,3 +386,28 @@ def test_a_block_the_store_did_not_take_back_is_given_back_later() -> None:
         return await world.booked()
 
     assert asyncio.run(scenario()) == (10, 0)
+
+
+def test_blocks_that_are_owed_are_not_forgotten_by_a_loop_that_ends_while_they_are_given_back() -> None:
+    """Neither the one on its way nor those behind it."""
+    accounts = ["budget", "other"]
+
+    async def scenario() -> list[int]:
+        world = World(1, share=0.5)
+        ledger, store = world.ledgers[0], world.store
+        for account in accounts:
+            await ledger.reserve(account, [WindowClaim(account, 10, LIMIT, 86_400.0)], lease=60.0)
+            await ledger.settle(account, {account: 10})
+        world.clock.advance(BLOCK_SECONDS)
+        store.is_down = True
+        await ledger.give_back_old()
+        store.is_down, store.is_stuck = False, True
+        giving = asyncio.ensure_future(ledger.give_back_old())
+        await asyncio.sleep(0)
+        giving.cancel()
+        await asyncio.wait({giving})
+        store.is_stuck = False
+        await ledger.give_back_old()
+        return [balance.reserved for balance in (await store.balances(accounts)).values()]
+
+    assert asyncio.run(scenario()) == [0, 0]
