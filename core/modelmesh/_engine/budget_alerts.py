@@ -30,14 +30,18 @@ class BudgetAlerts:
         self._ledger = ledger
         self._clock = clock
         self._telemetry = telemetry
-        self._told: set[str] = set()
+        self._told: set[tuple[str, int]] = set()
         self._changed: dict[str, Limit] = {}
         self._look_at = 0.0
+
+    def go_on_from(self, before: BudgetAlerts) -> None:
+        """Warn no more of what was warned of under an earlier configuration; a limit that was changed is another."""
+        self._told |= before._told
 
     def note(self, accounts: Iterable[tuple[Limit, str]]) -> None:
         """Have budgets looked at of which something is just being spent elsewhere."""
         for limit, account in accounts:
-            if limit.alert is not None and account not in self._told:
+            if limit.alert is not None and (account, limit.amount) not in self._told:
                 self._changed[account] = limit
 
     async def look(self, *, at_once: bool = False) -> None:
@@ -56,10 +60,10 @@ class BudgetAlerts:
     def tell(self, accounts: Iterable[tuple[Limit, str]], balances: Mapping[str, Balance]) -> None:
         """Warn of those that have come near."""
         for limit, account in accounts:
-            spent = balances[account].spent
-            if limit.alert is None or spent < limit.alert * limit.amount or account in self._told:
+            spent, known = balances[account].spent, (account, limit.amount)
+            if limit.alert is None or spent < limit.alert * limit.amount or known in self._told:
                 continue
-            self._told.add(account)
+            self._told.add(known)
             self._telemetry.trace(
                 Severity.WARNING,
                 "budget",

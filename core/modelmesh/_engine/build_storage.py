@@ -48,7 +48,10 @@ def build_storage(configuration: Configuration, basis: Basis, before: Graph | No
     guard = _guard(section, store, basis)
     # What was granted here while the store was down is granted, whatever the configuration has become since.
     local = None if before is None or kept is None else before.engine.driver.limits.local
-    return Storage(store, guard, _limits(section, store, guard, basis, local), kept is not None)
+    limits = _limits(section, store, guard, basis, local)
+    if before is not None:
+        limits.alerts.go_on_from(before.engine.driver.limits.alerts)
+    return Storage(store, guard, limits, kept is not None)
 
 
 def build_state_manager(section: StorageConfig | None, graph: Graph, basis: Basis) -> StateManager | None:

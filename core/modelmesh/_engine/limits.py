@@ -105,6 +105,9 @@ class Limits:
         telemetry: Told of limits that are reached or near.
         shared: Whether the ledger is elsewhere, so that settling is worth doing off the request's path.
         fallback: What happens to which limits while the ledger is down, and what keeps the local ones then.
+
+    Attributes:
+        alerts: What warns of budgets that come near their limits.
     """
 
     def __init__(
@@ -121,9 +124,9 @@ class Limits:
         self._clock = clock
         self._telemetry = telemetry
         self._shared = shared
-        self._alerts = BudgetAlerts(ledger, clock, telemetry)
+        self.alerts = BudgetAlerts(ledger, clock, telemetry)
         self._settling: set[asyncio.Task[None]] = set()
-        self._settlements = Settlements(ledger, self._not_settled, self._alerts.look)
+        self._settlements = Settlements(ledger, self._not_settled, self.alerts.look)
         self._unheard = Unheard(ledger, clock)
 
     @property
@@ -341,7 +344,7 @@ class Limits:
             await self.settle(hold, actual)
         elif hold.ledger is self._ledger:
             # Off the response's path. Should this loop end first, the lease settles it at what was reserved.
-            self._alerts.note(hold.accounts)
+            self.alerts.note(hold.accounts)
             self._settlements.add(hold.reservation, _with_place(hold, actual))
         else:
             self._later(self.settle(hold, actual))
@@ -378,7 +381,7 @@ class Limits:
         """Wait for what is still being settled on this loop, and give back what was taken in advance."""
         loop = asyncio.get_running_loop()
         await self._settlements.finish()
-        await self._alerts.look(at_once=True)
+        await self.alerts.look(at_once=True)
         await self._unheard.finish()
         waiting = [task for task in self._settling if task.get_loop() is loop]
         if waiting:
@@ -391,7 +394,7 @@ class Limits:
         """Put to rest whoever has just used a limit up, and warn of budgets that come near theirs."""
         windows = [(limit, account) for limit, account in hold.accounts if limit.period is None]
         balances = await hold.ledger.balances([account for _, account in windows])
-        self._alerts.tell(windows, balances)
+        self.alerts.tell(windows, balances)
         for limit, account in windows:
             if limit.enforce and balances[account].spent >= limit.amount:
                 self._rest_window(hold.member, limit, self._clock.time())

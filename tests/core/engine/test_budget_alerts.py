@@ -28,22 +28,19 @@ class World:
         self.clock = FakeClock(time=1_795_000_000.0)
         self.sink = sink
         self.mesh = ModelMesh(environ={}, clock=self.clock)
-        self.mesh.initialize(
-            {
-                "providers": {
-                    "a": {
-                        "instance": ScriptedProvider(default=answer(tokens=10, prompt_tokens=0)),
-                        "budget": {"daily_limit": 0.10, **budget},
-                    }
-                },
-                "models": {
-                    "m": {"provider": "a", "capabilities": [POOL], "pricing": {"output_per_1k_tokens": 1.0}},
-                },
-                "pools": {POOL: {}},
-                "observability": {"instance": sink},
-                **({"storage": {**storage, "sync_policy": "in-memory"}} if storage else {}),
-            }
-        )
+        self.config: dict[str, Any] = {
+            "providers": {
+                "a": {
+                    "instance": ScriptedProvider(default=answer(tokens=10, prompt_tokens=0)),
+                    "budget": {"daily_limit": 0.10, **budget},
+                }
+            },
+            "models": {"m": {"provider": "a", "capabilities": [POOL], "pricing": {"output_per_1k_tokens": 1.0}}},
+            "pools": {POOL: {}},
+            "observability": {"instance": sink},
+            **({"storage": {**storage, "sync_policy": "in-memory"}} if storage else {}),
+        }
+        self.mesh.initialize(self.config)
 
     def ask(self, times: int = 1, *, pause: float = LOOK_SECONDS) -> None:
         """Ask so often, with time between for a look at the books."""
@@ -128,6 +125,23 @@ def test_a_budget_that_stops_nobody_is_warned_of(world: Make) -> None:
     here.ask(12)
 
     assert here.warnings() == [WARNING]
+
+
+@pytest.mark.parametrize(
+    ("limit", "warnings"),
+    [(0.10, [WARNING]), (0.12, [WARNING, WARNING.replace("0.10", "0.12").replace("80%", "83%")])],
+    ids=["the same limit", "a higher one"],
+)
+def test_a_reload_says_it_again_only_of_another_limit(world: Make, limit: float, warnings: list[str]) -> None:
+    """What was told is told."""
+    here = world(alert_threshold=0.8)
+
+    here.ask(8)
+    here.config["providers"]["a"]["budget"]["daily_limit"] = limit
+    here.mesh.reload_config(here.config)
+    here.ask(2)
+
+    assert here.warnings() == warnings
 
 
 def test_what_was_spent_in_the_last_moment_is_looked_at_in_the_end(world: Make) -> None:
