@@ -448,28 +448,23 @@ def test_the_listening_thread_ends_with_its_last_subscriber(path: Path) -> None:
     """Nobody polls while nobody listens."""
 
     async def scenario(store: SQLiteStateStore) -> None:
+        others = _listening()  # of stores that other tests left to the garbage collector
         listener = store.subscribe("news")
         waiting = asyncio.ensure_future(anext(listener))
         while not waiting.done():
             await store.publish("news", b"one")
             await asyncio.wait([waiting], timeout=0.02)
-        assert _listening()
+        (thread,) = _listening() - others
         await listener.aclose()
         del listener, waiting
-        await asyncio.to_thread(_join_listening)
-        assert not _listening()
+        await asyncio.to_thread(thread.join, 5.0)
+        assert not thread.is_alive()
 
     use(path, scenario)
 
 
-def _join_listening() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "modelmesh-sqlite-news":
-            thread.join(5.0)
-
-
-def _listening() -> bool:
-    return any(thread.name == "modelmesh-sqlite-news" for thread in threading.enumerate())
+def _listening() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "modelmesh-sqlite-news"}
 
 
 async def _pragma(store: SQLiteStateStore, text: str) -> None:
