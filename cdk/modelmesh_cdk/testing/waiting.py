@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 PAUSE = 0.001
 """Seconds between two looks."""
@@ -20,10 +20,7 @@ def wait_until(condition: Callable[[], bool], *, timeout: float = 5.0) -> None:
     Raises:
         AssertionError: It did not hold in time.
     """
-    ends_at = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() >= ends_at:
-            raise AssertionError(f"what was waited for did not happen within {timeout:g} s")
+    for _ in _looks(condition, timeout):
         time.sleep(PAUSE)
 
 
@@ -33,8 +30,14 @@ async def until(condition: Callable[[], bool], *, timeout: float = 5.0) -> None:
     Raises:
         AssertionError: It did not hold in time.
     """
+    for _ in _looks(condition, timeout):
+        await asyncio.sleep(PAUSE)
+
+
+def _looks(condition: Callable[[], bool], timeout: float) -> Iterator[None]:
+    """Yield after each look at a condition that does not hold yet."""
     ends_at = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= ends_at:
             raise AssertionError(f"what was waited for did not happen within {timeout:g} s")
-        await asyncio.sleep(PAUSE)
+        yield
