@@ -224,15 +224,15 @@ def _placed(context: PipelineContext, removed: Mapping[str, ExplainedCandidate])
     asked = context.selection_request
     # A preference only says who leads: whoever else stood to be chosen follows, as in a request.
     known = context.candidates if context.fallback is None else context.fallback
-    remarks = {} if asked is None else pool.remarks(known, asked)
+    remarks = {} if asked is None else pool.chooser.remarks(known, asked)
     if context.selection is not None and context.selected is not None:
         request = context.selection_request
         assert request is not None
-        others = pool.rank(known, request, context.selection) if len(known) > 1 else ()
+        others = pool.chooser.rank(known, request, context.selection) if len(known) > 1 else ()
         if context.fallback is not None:
             others = sorted(others, key=lambda member: member.provider_id != context.provider)
         for place, member in enumerate((context.selected, *others), 1):
-            score = context.selection.score if place == 1 else pool.score(member, request)
+            score = context.selection.score if place == 1 else pool.chooser.score(member, request)
             reason = context.selection.reason if place == 1 else remarks.get(member.model_id, "")
             if context.fallback is not None and member.provider_id != context.provider:
                 reason = "; ".join(filter(None, (_not_preferred(context), reason)))

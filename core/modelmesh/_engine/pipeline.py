@@ -221,7 +221,7 @@ class PipelineResult:
             return ()
         request = context.selection_request
         assert request is not None
-        ranked = self.pool.rank(candidates, request, self.selection)
+        ranked = self.pool.chooser.rank(candidates, request, self.selection)
         if context.fallback is None:
             return ranked
         # A preference is no condition: those of the preferred provider first, and then everybody else.
@@ -424,8 +424,8 @@ class SelectModel(PipelineStage):
         asked = context.selection_request = SelectionRequest(
             request.capability, request.delivery_mode, request.session_id, request.metadata
         )
-        context.selection = chosen = pool.choose(context.candidates, asked, dry_run=request.dry_run)
-        context.selected = pool.chosen(chosen)
+        context.selection = chosen = pool.chooser.choose(context.candidates, asked, dry_run=request.dry_run)
+        context.selected = pool.chooser.chosen(chosen, pool.members)
         return context
 
 

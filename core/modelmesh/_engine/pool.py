@@ -5,28 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from modelmesh._engine.candidates import Candidates
 from modelmesh._engine.changes import Changes
+from modelmesh._engine.chooser import Chooser
 from modelmesh._engine.maintenance import MaintenanceWindow
 from modelmesh._engine.member import CALENDAR, IN_DOUBT, NEVER, Member
 from modelmesh._engine.model import Model
-from modelmesh._engine.origin import class_name, has_frame_of, told
 from modelmesh._engine.policies import RATE_LIMITED, PoolPolicy
 from modelmesh._engine.pool_telemetry import PoolTelemetry
 from modelmesh._engine.requirements import Declared, Fit
 from modelmesh._engine.retry_budget import RetryBudget
 from modelmesh._engine.rotation import RotationPolicyService
 from modelmesh._engine.windows import CalendarWindow
-from modelmesh.errors import ModelMeshError, NoActiveModelError, PluginError
+from modelmesh.errors import NoActiveModelError
 from modelmesh.interfaces.runtime import Clock
 from modelmesh.interfaces.strategy import (
     DeactivationReason,
     ModelStatus,
     RecoveryTrigger,
     SelectionRequest,
-    SelectionResult,
 )
 from modelmesh.lasting import lasting
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from modelmesh._engine.call import Call
     from modelmesh._engine.telemetry import Telemetry
     from modelmesh.statistics import StatisticsCollector
-
-Answer = TypeVar("Answer")
 
 _VIEWS = 1_000
 """Filtered views that are kept; more than ever serve at once, and callers name some of what is filtered by."""
@@ -63,6 +60,7 @@ class CapabilityPool:
         name: The virtual model name callers use.
         hierarchy_node: Path of the capability it serves; empty for an explicit pool.
         policy: Its rules.
+        chooser: Asks its strategy.
         total_requests: Requests it served, not attempts.
         rotation_events: Deactivations and recoveries.
     """
@@ -112,6 +110,7 @@ class CapabilityPool:
         # One lock for the whole mesh, since a provider's trouble moves members of many pools. It is held for
         # microseconds and never across an await, so an event loop does not wait for anything but another thread's move.
         self._lock = lock
+        self.chooser = Chooser(name, strategy_id, rotation_policy, lock, self._telemetry.redact)
 
     def __repr__(self) -> str:
         return f"CapabilityPool({self.name!r}, active={self._active_count}, members={len(self._members)})"
@@ -228,12 +227,7 @@ class CapabilityPool:
         self._active_count = sum(1 for member in self._members.values() if member.active)
         self._views.clear()
         self._declared = None
-        try:
-            self.rotation.strategy.pool_changed(tuple(self._members))
-        except ModelMeshError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise self._strategy_erred("take note of the pool's models", error) from error
+        self.chooser.pool_changed(tuple(self._members))
 
     def _note_reach(self, model: Model) -> None:
         self._telemetry.note_reach(model, active_count=self._active_count)
@@ -324,72 +318,6 @@ class CapabilityPool:
         for member in list(self._members.values()):
             self.deactivate_member(member, DeactivationReason.MAINTENANCE_WINDOW, rest=until - wall, now=now)
 
-    def choose(
-        self, candidates: Sequence[Member], request: SelectionRequest, *, dry_run: bool = False
-    ) -> SelectionResult:
-        """Ask the strategy; ``dry_run`` moves none of its pointers."""
-        strategy = self.rotation.strategy
-        return self._ask("choose", strategy.peek if dry_run else strategy.select, candidates, request)
-
-    def chosen(self, result: SelectionResult) -> Member:
-        """Return the member that a strategy chose.
-
-        Raises:
-            PluginError: It chose none.
-        """
-        try:
-            return self._members[result.model_id]
-        except (KeyError, AttributeError, TypeError) as error:  # it may have returned anything
-            named = getattr(result, "model_id", None)
-            said = f"a {type(result).__name__}" if named is None else f"{named!r}, which is no model of the pool"
-            raise PluginError(f"{self._who_chooses('choose')} returned {said}") from error
-
-    def rank(
-        self, candidates: Sequence[Member], request: SelectionRequest, selected: SelectionResult
-    ) -> Sequence[Member]:
-        """Order the others, best first.
-
-        Raises:
-            PluginError: The strategy returned what is no order of them.
-        """
-
-        def ranked() -> Sequence[Any]:
-            order = self.rotation.strategy.rank(candidates, request, selected)
-            return order if hasattr(order, "ids") else list(order)  # made of names, each is looked up when it is read
-
-        order = self._ask("rank the models", ranked)
-        if isinstance(order, list) and not all(isinstance(each, Member) for each in order):
-            stranger = next(each for each in order if not isinstance(each, Member))
-            raise PluginError(
-                f"{self._who_chooses('rank the models')} returned a {type(stranger).__name__} among them,"
-                " which is none of its candidates"
-            )
-        return order
-
-    def score(self, member: Member, request: SelectionRequest) -> float:
-        """Have the strategy rate a member, higher is better."""
-        strategy = self.rotation.strategy
-        return self._ask("rate a model", lambda: float(strategy.score(member, request)))
-
-    def remarks(self, candidates: Sequence[Member], request: SelectionRequest) -> Mapping[str, str]:
-        """Return what the strategy has to say of candidates, by model ID; empty where it says nothing of any."""
-        remarks = getattr(self.rotation.strategy, "remarks", None)
-        return {} if remarks is None else self._ask("remark on models", lambda: dict(remarks(candidates, request)))
-
-    def _ask(self, what: str, ask: Callable[..., Answer], *arguments: object) -> Answer:
-        """Ask the strategy something, from one thread at a time.
-
-        Raises:
-            PluginError: It raised what is no error of ours.
-        """
-        with self._lock:
-            try:
-                return ask(*arguments)
-            except ModelMeshError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise self._strategy_erred(what, error) from error
-
     def select(self, request: SelectionRequest) -> Model:
         """Choose one active model.
 
@@ -400,7 +328,7 @@ class CapabilityPool:
         candidates = self.candidates(mode=request.delivery_mode, active=True)
         if not candidates:
             raise self.no_active_model()
-        return self.chosen(self.choose(candidates, request)).model
+        return self.chooser.chosen(self.chooser.choose(candidates, request), self._members).model
 
     # --- moves ------------------------------------------------------------
 
@@ -566,19 +494,6 @@ class CapabilityPool:
         return call.retrying
 
     # --- errors -----------------------------------------------------------
-
-    def _who_chooses(self, what: str) -> str:
-        name = class_name(type(self.rotation.strategy))
-        strategy = name if self.strategy_id in ("", name) else f"{self.strategy_id!r} ({name})"
-        return f"strategy {strategy} of pool {self.name!r} could not {what}: it"
-
-    def _strategy_erred(self, what: str, error: BaseException) -> PluginError:
-        """Build the error that says which strategy raised what, where, and in which words."""
-        cls = type(self.rotation.strategy)
-        hint = ""
-        if isinstance(error, (TypeError, ValueError, AttributeError)) and not has_frame_of(error, cls):
-            hint = "; most likely it returned something else than its base class asks for"
-        return PluginError(f"{self._who_chooses(what)} raised {told(error, cls, self._telemetry.redact)}{hint}")
 
     def no_active_model(self, only: frozenset[str] | None = None) -> NoActiveModelError:
         """Build the error that says who rests, why, and when the first of them may return.
