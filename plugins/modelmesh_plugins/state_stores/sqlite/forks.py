@@ -15,8 +15,6 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakSet
 
@@ -55,9 +53,8 @@ class _Gate:
         """Have a connection closed before the next fork."""
         self._opened.add(connection)
 
-    @contextmanager
-    def at_work(self, path: Path) -> Iterator[None]:
-        """See `at_work`."""
+    def enter(self, path: Path) -> None:
+        """Wait while this process forks, then count as at work."""
         with self._changed:
             if self._is_torn:
                 raise StateStoreError(
@@ -67,11 +64,12 @@ class _Gate:
             while self._forking:
                 self._changed.wait()
             self._working += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._working -= 1
+
+    def leave(self) -> None:
+        """Count no longer as at work."""
+        with self._changed:
+            self._working -= 1
+            if self._forking:
                 self._changed.notify_all()
 
     def before_fork(self) -> None:
@@ -97,12 +95,27 @@ class _Gate:
 
 _GATE = _Gate()
 
-at_work = _GATE.at_work
-"""Everything that opens, uses or closes a connection to a path does so in this context; forks wait for its end.
 
-Raises:
-    StateStoreError: This process was forked, and not even that waiting helped.
-"""
+class at_work:  # noqa: N801 (read as `with at_work(path)`)
+    """Everything that opens, uses or closes a connection to a path does so in this context; forks wait for its end.
+
+    A class: a generator's context took a twentieth of each claim.
+
+    Raises:
+        StateStoreError: This process was forked, and not even that waiting helped.
+    """
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        _GATE.enter(self._path)
+
+    def __exit__(self, *_: object) -> None:
+        _GATE.leave()
+
 
 if sys.platform != "win32":
     os.register_at_fork(
