@@ -169,6 +169,8 @@ class ModelMesh:
         if only_look:
             graph.state_manager = None
             return
+        if graph.prober is not None and graph.prober.is_wanted_at_start:
+            self._loop.run(graph.prober.probe_at_start())
         graph.start_background()
         if graph.state_store is not None and graph.state_store.guarantees.survives_restart:
             self._loop.start(graph.engine.batches.resume())

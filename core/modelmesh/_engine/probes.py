@@ -47,18 +47,24 @@ class Prober:
         self._pools = pools
         self._clock = clock
         self._telemetry = telemetry
+        self._has_begun = False
 
     @property
     def is_wanted(self) -> bool:
         """Whether any pool asks for probes."""
-        return any(
-            pool.policy.recovery.probe_on_start or pool.policy.recovery.probe_interval is not None
-            for pool in self._pools.values()
+        return self.is_wanted_at_start or any(
+            pool.policy.recovery.probe_interval is not None for pool in self._pools.values()
         )
 
+    @property
+    def is_wanted_at_start(self) -> bool:
+        """Whether any pool asks for probes before the first call."""
+        return any(pool.policy.recovery.probe_on_start for pool in self._pools.values())
+
     async def run(self) -> None:
-        """Probe at start where that is asked for, then in intervals for as long as it runs."""
-        await self.probe_at_start()
+        """Probe at start where that is asked for and was not done yet, then in intervals for as long as it runs."""
+        if not self._has_begun:
+            await self.probe_at_start()
         while True:
             intervals = [
                 pool.policy.recovery.probe_interval
@@ -71,7 +77,11 @@ class Prober:
             await self.probe_resting()
 
     async def probe_at_start(self) -> None:
-        """Probe every provider of the pools with ``probe_on_start``: those that fail rest, those that answer return."""
+        """Probe every provider of the pools with ``probe_on_start``: those that fail rest, those that answer return.
+
+        Takes as long as the slowest of them, and `PROBE_SECONDS` at most.
+        """
+        self._has_begun = True
         pools = [pool for pool in self._pools.values() if pool.policy.recovery.probe_on_start]
         providers = {member.model.provider.name: pool for pool in pools for member in pool.members.values()}
         await asyncio.gather(

@@ -64,7 +64,8 @@ class RecoveryConfig(Section):
 
     cooldown: Duration = Field(default=60.0, description="Rest after a deactivation by errors (duration).")
     probe_on_start: bool = Field(
-        default=False, description="Ask each provider whether it is there before the first call."
+        default=False,
+        description="Ask each provider whether it is there before the first call; takes 10 seconds at most.",
     )
     probe_interval: PositiveDuration | None = Field(
         default=None, description="How often providers of resting models are asked (duration); never by default."

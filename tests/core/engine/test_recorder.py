@@ -129,9 +129,7 @@ def test_a_provider_that_leaves_is_told_first_and_its_models_after_it(build: Bui
         a=Unreachable([refused]), b=[], random=[0.0, 0.0], recovery={"probe_on_start": how == "probe"}, observe={}
     )
 
-    if how == "probe":
-        world.mesh._graph.background[-1].result(timeout=10)
-    else:
+    if how == "call":
         world.ask()
     events = world.seen().of(
         EventType.PROVIDER_DEACTIVATED, EventType.MODEL_DEACTIVATED, EventType.PROVIDER_HEALTH_CHANGED
