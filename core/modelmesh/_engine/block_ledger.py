@@ -7,12 +7,14 @@ the block's time is over; and a process that dies takes what was left of its blo
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 
+from modelmesh._engine.coming_blocks import ComingBlocks
 from modelmesh._engine.limit_rules import NO_LIMIT
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Ledger, Verdict, WindowClaim
@@ -68,6 +70,7 @@ class BlockLedger:
         self._number = 0
         self._guard = threading.Lock()  # requests run on several event loops, and blocks are tended on the mesh's own
         self._blocks: dict[str, list[_Block]] = {}
+        self._coming = ComingBlocks()
         self._holds: dict[str, _Hold] = {}
         self._owed: list[_Block] = []
 
@@ -105,11 +108,24 @@ class BlockLedger:
             if not isinstance(claim, WindowClaim) or not _is_taken_in_blocks(claim):
                 continue
             await self._retire(claim.account)
-            found = self._from_block(claim, lease) or await self._from_new_block(claim, lease)
+            found = await self._part_of_a_block(claim, lease)
             if isinstance(found, Verdict):
                 return found
             hold.blocks[claim.account] = found, claim.amount
         return GRANTED
+
+    async def _part_of_a_block(self, claim: WindowClaim, lease: float) -> _Block | Verdict:
+        """Hold so much of a block that is there, of one that somebody has asked for already, or of a new one."""
+        while True:
+            found = self._from_block(claim, lease)
+            if found is not None:
+                return found
+            coming = self._coming.join(claim.account, claim.amount, self._clock.monotonic() + lease)
+            if coming is None:
+                return await self._from_new_block(claim, lease)
+            refusal = await asyncio.shield(coming.outcome)
+            if refusal is not None and refusal.available < claim.amount:
+                return refusal
 
     def _from_block(self, claim: WindowClaim, lease: float) -> _Block | None:
         """Hold so much of a block that has it, and that the store keeps until the request is settled at the latest."""
@@ -125,6 +141,16 @@ class BlockLedger:
         size = max(claim.amount, ceil(claim.limit * self._share))
         # The last request that is granted from it is settled before its lease ends, and with it all counts as spent.
         lasts = self._seconds + max(lease, self._seconds * (_LEASE_FACTOR - 1.0))
+        coming = self._coming.begin(claim.account, size - claim.amount, self._clock.monotonic() + lasts)
+        refusal = None
+        try:
+            found = await self._ask_for_a_block(claim, size, lasts)
+            refusal = found if isinstance(found, Verdict) else None
+            return found
+        finally:
+            self._coming.end(coming, refusal)
+
+    async def _ask_for_a_block(self, claim: WindowClaim, size: int, lasts: float) -> _Block | Verdict:
         verdict = Verdict(False)
         for _ in range(3):
             block = self._new(claim.account, size, lasts)

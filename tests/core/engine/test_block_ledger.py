@@ -30,9 +30,12 @@ class Counted(MemoryStateStore):
     is_down = False
     is_silent = False
     is_stuck = False
+    is_far = False
 
     async def reserve(self, *args: Any, **facts: Any) -> Verdict:
         self.calls += 1
+        if self.is_far:
+            await asyncio.sleep(0)  # others come while it is on its way
         verdict = await super().reserve(*args, **facts)
         if self.is_silent:
             await asyncio.Event().wait()  # what it decided is not heard
@@ -142,6 +145,56 @@ def test_a_block_saves_most_calls_to_the_store() -> None:
         return world.store.calls
 
     assert asyncio.run(scenario()) <= 2 * 10
+
+
+def test_requests_that_come_at_once_share_a_block() -> None:
+    """A burst at the beginning takes what it needs of the limit, not a block each; so does one that goes beyond."""
+
+    async def scenario() -> None:
+        world = World(1, share=0.01)
+        world.store.is_far = True
+        burst = [world.ledgers[0].reserve(f"r{number}", claim(100), lease=60.0) for number in range(100)]
+        assert all(verdict.granted for verdict in await asyncio.gather(*burst))
+        assert (world.store.calls, await world.booked()) == (1, (0, 10_000))
+        burst = [world.ledgers[0].reserve(f"s{number}", claim(100), lease=60.0) for number in range(250)]
+        assert all(verdict.granted for verdict in await asyncio.gather(*burst))
+        assert (world.store.calls, await world.booked()) == (4, (0, 40_000))
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_come_at_once_share_a_refusal() -> None:
+    """Of a limit that others hold, all are told when to ask again, by one question; a smaller request is granted."""
+
+    async def scenario() -> None:
+        world = World(1, share=0.01)
+        await world.store.reserve("other", claim(LIMIT - 50), lease=60.0)
+        world.store.is_far, world.store.calls = True, 0
+        large = [world.ledgers[0].reserve(f"r{number}", claim(100), lease=60.0) for number in range(100)]
+        *refused, small = await asyncio.gather(*large, world.ledgers[0].reserve("small", claim(50), lease=60.0))
+        assert {(verdict.granted, verdict.available) for verdict in refused} == {(False, 50)}
+        assert small.granted
+        assert world.store.calls <= 3
+
+    asyncio.run(scenario())
+
+
+def test_those_who_wait_for_a_block_go_on_when_who_asked_for_it_leaves() -> None:
+    """The first is cancelled while the store decides; the second asks for itself, and nothing is held twice."""
+
+    async def scenario() -> None:
+        world = World(1, share=0.01)
+        world.store.is_far = True
+        first, second = (
+            asyncio.create_task(world.ledgers[0].reserve(name, claim(100), lease=60.0)) for name in ("first", "second")
+        )
+        await asyncio.sleep(0)
+        first.cancel()
+        assert (await second).granted
+        await world.ledgers[0].close()
+        assert await world.booked() == (100, 0)
+
+    asyncio.run(scenario())
 
 
 def test_what_is_released_goes_back_into_its_block() -> None:
