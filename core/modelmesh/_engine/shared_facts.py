@@ -38,6 +38,9 @@ LOOK_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 """Before facts that the store did not take are told once more, and before listening is tried again."""
 
+HEARING_SECONDS = 2.0
+"""After a store was down, how long others may not hear yet: what is told meanwhile is told again."""
+
 KEPT_SECONDS = 86_400.0
 """How long a fact without an end of its own is kept if it only says that all is well."""
 
@@ -49,6 +52,7 @@ _NAME = "record"
 
 Fact = Mapping[str, Any]
 Make = Callable[[], Fact | None]
+Lost = Callable[[Fact], None]
 
 
 class SharedFacts:
@@ -68,7 +72,9 @@ class SharedFacts:
         self._takers: dict[str, Callable[[Fact], None]] = {}
         self._echoed: set[str] = set()
         self._guard = threading.Lock()
-        self._pending: dict[str, tuple[Make, bool]] = {}
+        self._pending: dict[str, tuple[Make, bool, Lost | None]] = {}
+        self._unheard: list[tuple[Lost, Fact]] = []
+        self._is_heard_from = float("-inf")
         self._is_sending = False
         self._sent_at = float("-inf")
         self._read_at = 0, 0.0
@@ -88,7 +94,7 @@ class SharedFacts:
         if own:
             self._echoed.add(kind)
 
-    def tell(self, kind: str, name: str, make: Make, *, kept: bool = False) -> None:
+    def tell(self, kind: str, name: str, make: Make, *, kept: bool = False, lost: Lost | None = None) -> None:
         """Tell others, soon; called on any thread, returns at once.
 
         Args:
@@ -96,9 +102,11 @@ class SharedFacts:
             name: What it is about: a later fact of the same kind and name takes the place of one that waits.
             make: Returns the fact as it is when the message goes out, or None when it is no news any more.
             kept: Whether it is there for those who hear of it later, too.
+            lost: Called with a fact that is not kept, on the mesh's own loop, when others may not have heard it: the
+                store did not take it, or has only just come back. Who wants it known tells it again.
         """
         with self._guard:
-            self._pending[f"{kind}:{name}"] = make, kept
+            self._pending[f"{kind}:{name}"] = make, kept, lost
             if self._is_sending:
                 return
             self._is_sending = True
@@ -114,12 +122,16 @@ class SharedFacts:
         self._sent_at = self._clock.monotonic()
         with self._guard:
             pending, self._pending = self._pending, {}
+        passing: list[tuple[Lost, Fact]] = []
         try:
-            await self._pass_on(pending)
+            await self._pass_on(pending, passing)
             wait = PACE_SECONDS
+            self._passed(passing)
         except Exception as error:  # a store may raise anything: what comes next is still told
             self._trace_trouble("others could not be told of a move", error)
             wait = AGAIN_SECONDS
+            self._is_heard_from = float("inf")
+            self._hand_back(passing)
             with self._guard:
                 for key, told in pending.items():
                     if told[1]:
@@ -129,10 +141,35 @@ class SharedFacts:
         if self._is_sending:
             self._begin(wait)
 
-    async def _pass_on(self, pending: Mapping[str, tuple[Make, bool]]) -> None:
+    def _passed(self, told: list[tuple[Lost, Fact]]) -> None:
+        """Note what the store took while others may not hear it yet, and see to it that it is told again then."""
+        now = self._clock.monotonic()
+        if self._is_heard_from == float("inf"):
+            self._is_heard_from = now + HEARING_SECONDS
+        if told and now < self._is_heard_from:
+            if not self._unheard:
+                self._loop.start(self._tell_again(self._is_heard_from - now))
+            self._unheard += told
+
+    async def _tell_again(self, wait: float) -> None:
+        await self._clock.sleep(wait)
+        unheard, self._unheard = self._unheard, []
+        self._hand_back(unheard)
+
+    def _hand_back(self, told: list[tuple[Lost, Fact]]) -> None:
+        for lost, fact in told:
+            try:
+                lost(fact)
+            except Exception as error:  # a plugin's: what comes next is still told
+                self._trace_trouble("news that others may not have heard are not told again", error)
+
+    async def _pass_on(
+        self, pending: Mapping[str, tuple[Make, bool, Lost | None]], told: list[tuple[Lost, Fact]]
+    ) -> None:
+        """Publish what there is to tell; what may be lost is put into ``told``, whatever comes of it."""
         kept: dict[str, Fact] = {}
         passing: dict[str, Fact] = {}
-        for key, (make, keep) in pending.items():
+        for key, (make, keep, lost) in pending.items():
             try:
                 fact = make()
             except Exception as error:  # it would raise again each time: the others are told without it
@@ -140,6 +177,8 @@ class SharedFacts:
                 continue
             if fact is not None:
                 (kept if keep else passing)[key] = fact
+                if lost is not None:
+                    told.append((lost, fact))
         said = [[key, 0, fact] for key, fact in passing.items()]
         if kept:
             version, news = await self._keep(kept)

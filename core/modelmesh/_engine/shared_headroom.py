@@ -59,7 +59,11 @@ class SharedHeadroom:
                 self._kept.note(provider, now)
             return {"provider": name, "status": asdict(now)}
 
-        self._facts.tell("headroom", name, fact)
+        self._facts.tell("headroom", name, fact, lost=self._forget)
+
+    def _forget(self, said: Fact) -> None:
+        """Have the next answer told, whatever it says: others may not have heard this one."""
+        self._known.pop(said["provider"], None)
 
     def _take(self, said: Fact) -> None:
         provider = self._providers[said["provider"]]

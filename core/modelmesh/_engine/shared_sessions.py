@@ -128,7 +128,7 @@ class SharedSessions:
             self._tell(pool)
 
     def _tell(self, pool: str) -> None:
-        self._facts.tell("session", pool, partial(self._portion, pool))
+        self._facts.tell("session", pool, partial(self._portion, pool), lost=self._tell_again)
 
     def _portion(self, pool: str) -> Fact | None:
         """Return what is to be told next, and see that the rest follows."""
@@ -138,6 +138,21 @@ class SharedSessions:
             if untold:
                 self._tell(pool)
         return {"pool": pool, "bound": bound} if bound else None
+
+    def _tell_again(self, said: Fact) -> None:
+        """Tell bindings that others may not have heard; not those that have become others since."""
+        pool: str = said["pool"]
+        strategy = self._strategy(pool)
+        if strategy is None:
+            return
+        with self._lock:
+            bound = strategy.bound_sessions()
+            untold = self._untold.setdefault(pool, {})
+            for session, model in said["bound"].items():
+                if session in bound and bound[session][0] == model and len(untold) < MOST_UNTOLD:
+                    untold.setdefault(session, model)
+        if untold and pool not in self._asking:
+            self._tell(pool)
 
     def _take(self, said: Fact) -> None:
         self._bind(said["pool"], {session: (model, 0.0) for session, model in said["bound"].items()})

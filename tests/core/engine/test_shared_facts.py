@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from modelmesh._engine.shared_facts import CHANNEL, SharedFacts
+from modelmesh._engine.shared_facts import CHANNEL, HEARING_SECONDS, SharedFacts
 from modelmesh.errors import StateStoreError
 from modelmesh.state_manager import ROUTING_KEY
 from modelmesh_cdk.testing import FakeClock, context
@@ -35,6 +35,8 @@ class Store(MemoryStateStore):
 
     async def _publish(self, channel: str, message: bytes) -> None:
         assert channel == CHANNEL
+        if self.is_down:
+            raise self.fault
         self.messages.append(json.loads(message))
         await super()._publish(channel, message)
 
@@ -291,6 +293,47 @@ def test_what_could_not_be_told_is_told_when_the_store_is_back(within: Within) -
         await world.pass_on(0.2)
         await world.pass_on(0.2)
         assert [key for key, _, _ in world.store.messages[0]["facts"]] == ["member:a"]
+
+    within(scenario)
+
+
+def test_who_told_in_passing_hears_what_others_may_not_have_heard(within: Within) -> None:
+    """What the store did not take, and what it took when it was back and others may not have listened yet."""
+
+    async def scenario(world: World) -> None:
+        lost: list[Any] = []
+        teller = world.process()
+        tell = partial(teller.tell, "member", lost=lost.append)
+        world.store.is_down = True
+        tell("a", lambda: {"model": "a"})
+        await world.pass_on()
+        assert lost == [{"model": "a"}]
+        world.store.is_down = False
+        tell("b", lambda: {"model": "b"})
+        await world.pass_on(1.1)
+        assert len(lost) == 1
+        await world.pass_on(HEARING_SECONDS)
+        assert lost == [{"model": "a"}, {"model": "b"}]
+        tell("c", lambda: {"model": "c"})
+        await world.pass_on(HEARING_SECONDS)
+        assert (len(world.store.messages), len(lost)) == (2, 2)
+
+    within(scenario)
+
+
+def test_one_who_fails_at_what_was_not_heard_does_not_end_the_telling(within: Within) -> None:
+    """A plugin's error is traced, and the next news go out."""
+
+    async def scenario(world: World) -> None:
+        teller = world.process()
+        world.store.is_down = True
+        teller.tell("member", "a", resting, lost=[].__getitem__)  # type: ignore[arg-type]  # raises a TypeError
+        await world.pass_on()
+        world.store.is_down = False
+        assert world.telemetry.lines[-1][2] == {"error_type": "TypeError"}
+        teller.tell("member", "b", resting)
+        await world.pass_on()
+        assert len(world.store.messages) == 1
 
     within(scenario)
 

@@ -19,6 +19,7 @@ class Facts:
 
     def __init__(self) -> None:
         self.told: dict[str, Callable[[], Any]] = {}
+        self.lost: Callable[[Any], None] = lambda fact: None
         self.take: Callable[[Any], None] = lambda fact: None
         self.sent = 0
 
@@ -26,8 +27,13 @@ class Facts:
         assert kind == "headroom"
         self.take = take
 
-    def tell(self, kind: str, name: str, make: Callable[[], Any]) -> None:
-        self.told[name] = make
+    def tell(self, kind: str, name: str, make: Callable[[], Any], *, lost: Callable[[Any], None]) -> None:
+        self.told[name], self.lost = make, lost
+
+    def lose(self) -> None:
+        told, self.told = self.told, {}
+        for make in told.values():
+            self.lost(make())
 
     def let_out(self, *others: Facts) -> None:
         told, self.told = self.told, {}
@@ -98,6 +104,18 @@ def test_the_message_says_how_it_is_when_it_goes_out() -> None:
 
     assert told.sent == 1
     assert there.rate_limits == status(700)
+
+
+def test_what_could_not_be_told_is_told_with_the_next_answer() -> None:
+    """However little that says that is new."""
+    (here, told), (there, theirs) = process(), process()
+    here.take_rate_limits(status(400))
+    told.lose()
+
+    here.take_rate_limits(status(399))
+    told.let_out(theirs)
+
+    assert there.rate_limits == status(399)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from modelmesh import ModelMesh, PluginHost
 from modelmesh._engine.guarded_ledger import GuardedLedger
 from modelmesh._engine.shared_facts import SharedFacts
 from modelmesh._engine.shared_sessions import LONGEST_SESSION, MOST_UNTOLD, PORTION, SharedSessions
+from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.strategy import SelectionRequest
 from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider, context
@@ -33,10 +34,15 @@ class Store(MemoryStateStore):
         super().__init__()
         self.messages: list[bytes] = []
         self.locks = 0
+        self.is_down = False
+        self.is_unheard = False
 
     async def _publish(self, channel: str, message: bytes) -> None:
+        if self.is_down:
+            raise StateStoreError("down")
         self.messages.append(message)
-        await super()._publish(channel, message)
+        if not self.is_unheard:
+            await super()._publish(channel, message)
 
     async def lock(self, name: str, *, expires_in: float) -> Any:
         self.locks += 1
@@ -208,6 +214,46 @@ def test_what_a_newcomer_binds_before_it_is_answered_leads_nobody_astray(within:
         later.serve("own", "a")
         await world.let_pass(2.0)
         assert first.bound == later.bound == {"s": "b", "own": "a"}
+
+    within(scenario)
+
+
+def test_what_was_bound_while_the_store_was_down_is_told_when_it_is_back(within: Within) -> None:
+    """Of a session that was bound anew meanwhile, the model it has now."""
+
+    async def scenario(world: World) -> None:
+        here, there = await world.process(), await world.process()
+        world.store.is_down = True
+        here.serve("s", "a")
+        await world.let_pass(0.5)
+        here.serve("moved", "a")
+        await world.let_pass(2.0)
+        here.serve("moved", "b")
+        assert not there.bound
+        world.store.is_down = False
+        await world.let_pass(1.5)
+        assert there.bound == {"s": "a", "moved": "b"}
+
+    within(scenario)
+
+
+def test_what_was_told_before_others_listened_again_is_told_once_more(within: Within) -> None:
+    """They may have needed a moment longer to hear again; after that it is told no more."""
+
+    async def scenario(world: World) -> None:
+        here, there = await world.process(), await world.process()
+        world.store.is_down = True
+        here.serve("s", "b")
+        await world.let_pass(0.5)
+        world.store.is_down, world.store.is_unheard = False, True
+        await world.let_pass(1.5)
+        world.store.is_unheard = False
+        assert there.knows("s") is None
+        await world.let_pass(2.0)
+        assert there.knows("s") == "b"
+        told = len(world.store.messages)
+        await world.let_pass(5.0)
+        assert len(world.store.messages) == told
 
     within(scenario)
 
