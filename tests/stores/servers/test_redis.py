@@ -34,6 +34,20 @@ def test_forgotten_scripts_are_sent_again(redis: Any) -> None:
     _drive(redis, scenario)
 
 
+def test_a_lock_from_before_the_server_lost_all_ends_nobodys_of_now(redis: Any) -> None:
+    """Its fence is smaller than all that are given later, as if nothing had been lost."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        before = await store.lock("trial", expires_in=60.0)
+        await admin("FLUSHALL")
+        now = await store.lock("trial", expires_in=60.0)
+        assert now.fence > before.fence
+        assert await store.unlock(before) is False
+        assert await store.unlock(now) is True
+
+    _drive(redis, scenario)
+
+
 def test_a_replica_is_told_and_left(redis: Any) -> None:
     """READONLY names the remedy; when the server is primary again, the store works."""
 

@@ -45,7 +45,7 @@ def scripts(clock: str = SERVER_CLOCK) -> Scripts:
         ledger=_script(clock, "numbers.lua", "ledger.lua"),
         save=_script(clock, "save.lua"),
         delete=_script("", "delete.lua"),
-        lock=_script("", "lock.lua"),
+        lock=_script(clock, "lock.lua"),
         unlock=_script("", "unlock.lua"),
     )
 
