@@ -96,13 +96,15 @@ def _limits(
     local: Ledger | None,
 ) -> Limits:
     """Return what claims and settles, with what happens while a shared store is down."""
-    if section is None or guarded is None:
+    if section is None:
         return Limits(store, basis.clock, basis.telemetry)
     fallback = Fallback(
         policy=section.on_store_error.model_dump(),
         ledger=_state_store(None, basis) if local is None else local,
         processes=section.processes,
     )
+    if guarded is None:
+        return Limits(store, basis.clock, basis.telemetry, fallback=fallback)
     ledger: Ledger = guarded
     if section.lease_share:
         ledger = BlockLedger(guarded, basis.clock, basis.random, share=section.lease_share)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from modelmesh._engine.deadlines import Deadlines
+from modelmesh._engine.origin import store_erred
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Balance, Claim, Ledger, Verdict
 from modelmesh.interfaces.runtime import Clock
@@ -14,6 +15,11 @@ Result = TypeVar("Result")
 
 _FIRST_REST = 0.5
 _LONGEST_REST = 2.0
+
+
+GONE = "the state store does not answer; limits are kept as on_store_error says"
+BACK = "the state store answers again"
+"""What is told of a keeper."""
 
 
 class NotAskedError(StateStoreError):
@@ -94,12 +100,16 @@ class GuardedLedger:
         except StateStoreError as error:
             self._failed(begun, error)
             raise
+        except Exception as error:  # what the author of a store did not foresee is no answer either
+            erred = store_erred(error, type(self._ledger))
+            self._failed(begun, erred)
+            raise erred from error
         finally:
             if tries:
                 self._is_trying = False
         if begun and self._failures:
             self._failures = 0
-            self._told("the state store answers again", None)
+            self._told(BACK, None)
         return result
 
     def _failed(self, begun: int, error: StateStoreError) -> None:
@@ -109,7 +119,7 @@ class GuardedLedger:
         rest = min(_FIRST_REST * 2.0 ** min(begun, 10), _LONGEST_REST)
         self._down_until = self._clock.monotonic() + rest
         if begun == 0:
-            self._told("the state store does not answer; limits are kept as on_store_error says", error.message)
+            self._told(GONE, error.message)
 
 
 def _discard(call: Awaitable[object]) -> None:

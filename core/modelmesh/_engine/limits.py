@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from modelmesh._engine.block_ledger import BlockLedger
 from modelmesh._engine.budget_alerts import BudgetAlerts
 from modelmesh._engine.estimates import Estimate, estimated
-from modelmesh._engine.guarded_ledger import NotAskedError
+from modelmesh._engine.guarded_ledger import BACK, GONE, NotAskedError
 from modelmesh._engine.limit_rules import Limit, within_bounds
+from modelmesh._engine.origin import store_erred
 from modelmesh._engine.policies import RATE_LIMITED
 from modelmesh._engine.settlements import Settlements
 from modelmesh._engine.unheard import Unheard
@@ -124,6 +125,7 @@ class Limits:
         self._clock = clock
         self._telemetry = telemetry
         self._shared = shared
+        self._is_down = False  # of a ledger of this process's own; one elsewhere has a guard that knows
         self.alerts = BudgetAlerts(ledger, clock, telemetry)
         self._settling: set[asyncio.Task[None]] = set()
         self._settlements = Settlements(ledger, self._not_settled, self.alerts.look)
@@ -176,8 +178,14 @@ class Limits:
         claims += _place(hold)
         try:
             verdict = await self._claim(call, hold, claims)
-        except StateStoreError as error:
-            if self._shared and not isinstance(error, NotAskedError):
+            if self._is_down:
+                self._is_down = False
+                self._telemetry.trace(Severity.ERROR, "storage", BACK)
+        except Exception as raised:  # also what a store answers that is no verdict
+            error = raised if isinstance(raised, StateStoreError) else store_erred(raised, type(hold.ledger))
+            if not self._shared:
+                self._tell_down(error)
+            elif not isinstance(error, NotAskedError):
                 self._unheard.add(hold.reservation)  # it may have been granted all the same
             decided = await self._while_down(call, member, hold, now, error)
             if not isinstance(decided, Verdict):
@@ -196,6 +204,12 @@ class Limits:
             return _all_run(member)
         return self._refused(call, member, hold, await self._with_wait(hold, verdict), now)
 
+    def _tell_down(self, error: StateStoreError) -> None:
+        """Say once what is wrong with a ledger of this process's own: whoever asks is not told."""
+        if not self._is_down:
+            self._is_down = True
+            self._telemetry.trace(Severity.ERROR, "storage", GONE, error=error.message)
+
     async def _with_wait(self, hold: Hold, verdict: Verdict) -> Verdict:
         """Say of a window with nothing left when to ask again, if it is not spent but held by other requests."""
         if verdict.available or verdict.retry_after is not None:
@@ -205,7 +219,7 @@ class Limits:
             return verdict
         try:
             books = (await hold.ledger.balances([verdict.account]))[verdict.account]
-        except StateStoreError:
+        except Exception:  # the refusal stands, without a time
             return verdict
         is_held = books.reserved > 0 and books.spent < limit.amount
         return replace(verdict, retry_after=HELD_SECONDS) if is_held else verdict
@@ -364,7 +378,7 @@ class Limits:
             await hold.ledger.settle(hold.reservation, _with_place(hold, actual))
             if not self._shared:
                 await self._look(hold)
-        except StateStoreError as error:
+        except Exception as error:  # the answer is there and paid for, whatever becomes of the books
             self._not_settled(error)
 
     def _not_settled(self, error: Exception) -> None:

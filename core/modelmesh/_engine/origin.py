@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import PurePath
 from types import FrameType
 
+from modelmesh.errors import StateStoreError
+
 _OURS = frozenset({"modelmesh", "builtins", "abc", "typing"})
 
 _LONGEST = 300
@@ -44,6 +46,13 @@ def type_and_place(error: BaseException, cls: type) -> str:
 def told(error: BaseException, cls: type, redact: Callable[[str], str]) -> str:
     """Return type and place, and the first line of the exception's own text without what looks like a secret."""
     return ": ".join(part for part in (type_and_place(error, cls), redacted_text(error, redact)) if part)
+
+
+def store_erred(error: Exception, cls: type) -> StateStoreError:
+    """Build the error for what a state store raised and its author did not foresee; its text stays in the cause."""
+    erred = StateStoreError(f"state store {class_name(cls)} raised {type_and_place(error, cls)}")
+    erred.__cause__ = error
+    return erred
 
 
 def redacted_text(error: BaseException, redact: Callable[[str], str]) -> str:

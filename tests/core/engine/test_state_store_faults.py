@@ -1,4 +1,4 @@
-"""A state store with a mistake of its own: told by name at the start, and no mesh fails to end for it."""
+"""A state store with a mistake of its own: told by name, and neither an answer nor the mesh's end is lost to it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from typing import Any
 import pytest
 
 from modelmesh import ModelMesh, PluginHost
-from modelmesh.errors import PluginError, StateStoreError
+from modelmesh._engine.guarded_ledger import BACK, GONE
+from modelmesh.errors import AllProvidersExhaustedError, PluginError, StateStoreError
 from modelmesh.interfaces.state_store import StoreGuarantees
+from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
 from modelmesh_plugins.state_stores.memory import MemoryStateStore
 
-Start = Callable[[type[MemoryStateStore]], ModelMesh]
+Start = Callable[..., ModelMesh]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Start meshes over a store of this class; they are shut down when the test is over."""
+def start(sink: Any) -> Iterator[Start]:
+    """Start meshes over a store of this class, limited; they are shut down when the test is over."""
     built: list[ModelMesh] = []
 
-    def make(kind: type[MemoryStateStore]) -> ModelMesh:
+    def make(kind: type[MemoryStateStore], **storage: Any) -> ModelMesh:
         plugins = PluginHost()
         plugins.register("state_stores", "test.kept.v1", kind)
         mesh = ModelMesh(clock=FakeClock(), plugins=plugins, environ={})
         built.append(mesh)
         mesh.initialize(
             {
-                "providers": {"a": {"instance": ScriptedProvider()}},
+                "providers": {"a": {"instance": ScriptedProvider(), "quota": {"requests": 9}}},
                 "models": {"a": {"provider": "a", "capabilities": ["chat-completion"]}},
                 "pools": {"chat": {"capability": "chat-completion"}},
-                "storage": {"connector": "test.kept.v1"},
+                "storage": {"connector": "test.kept.v1", **storage},
+                "observability": {"instance": sink},
             }
         )
         return mesh
@@ -57,6 +60,31 @@ class Faulty(MemoryStateStore):
         if "save" in self.faults:
             raise RuntimeError("no table")
         return await super()._save(key, data, expected_version)
+
+    async def _reserve(self, *args: Any) -> Any:
+        if "reserve" in self.faults:
+            raise RuntimeError("no table for password=hunter2222")
+        return None if "verdict" in self.faults else await super()._reserve(*args)
+
+    async def _settle(self, *args: Any) -> Any:
+        if "settle" in self.faults:
+            raise RuntimeError("no table")
+        return await super()._settle(*args)
+
+    async def _balances(self, *args: Any) -> Any:
+        return None if "balances" in self.faults else await super()._balances(*args)
+
+
+class Shared(Faulty):
+    """One that processes share."""
+
+    guarantees = StoreGuarantees(survives_restart=False, shared_between_processes=True)
+
+
+def ask(mesh: ModelMesh) -> str:
+    """Ask; return the ID of the model that answered."""
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+    return asyncio.run(mesh.get_router().acomplete("chat", request)).model
 
 
 def test_a_store_that_raises_anything_at_the_start_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,3 +139,48 @@ def test_a_store_that_promises_nothing_is_refused_with_what_is_missing(start: St
     assert said.startswith(f"cannot use state store 'test.kept.v1'\n  reason: {__name__}.Silent does not say what")
     assert "set guarantees = StoreGuarantees(" in said
     assert "modelmesh_cdk.BaseStateStore" in said
+
+
+@pytest.mark.parametrize("kind", [Faulty, Shared], ids=["own", "shared"])
+@pytest.mark.parametrize("fault", ["reserve", "verdict"])
+def test_limits_whose_store_raises_anything_are_kept_as_configured(
+    start: Start, monkeypatch: pytest.MonkeyPatch, kind: type[Faulty], fault: str
+) -> None:
+    """A claim that was answered otherwise than agreed was not answered; whoever asks is told nothing of the store."""
+    monkeypatch.setattr(kind, "faults", (fault,))
+
+    with pytest.raises(AllProvidersExhaustedError, match=r"the state store does not answer$") as caught:
+        ask(start(kind))
+    assert "hunter2222" not in str(caught.value)
+
+    assert ask(start(kind, on_store_error={"quota": "open"})) == "a"
+
+
+@pytest.mark.parametrize("kind", [Faulty, Shared], ids=["own", "shared"])
+@pytest.mark.parametrize("fault", ["settle", "balances"])
+def test_an_answer_is_there_whatever_the_store_raises_when_it_is_booked(
+    start: Start, monkeypatch: pytest.MonkeyPatch, kind: type[Faulty], fault: str
+) -> None:
+    """It is paid for: the books are no reason to throw it away."""
+    monkeypatch.setattr(kind, "faults", (fault,))
+
+    assert ask(start(kind)) == "a"
+
+
+@pytest.mark.parametrize("kind", [Faulty, Shared], ids=["own", "shared"])
+def test_what_is_wrong_with_a_store_is_traced_once_and_its_return_as_well(
+    start: Start, monkeypatch: pytest.MonkeyPatch, sink: Any, kind: type[Faulty]
+) -> None:
+    """Whoever runs the mesh learns from it what to mend."""
+    mesh = start(kind, on_store_error={"quota": "open"}, sync_policy="in-memory")
+    monkeypatch.setattr(kind, "faults", ("reserve",))
+    ask(mesh)
+    ask(mesh)
+    monkeypatch.setattr(kind, "faults", ())
+    mesh._clock.advance(1.0)  # type: ignore[attr-defined]  # a fake one
+    ask(mesh)
+    mesh.shutdown()
+
+    said = [(entry.message, entry.error) for entry in sink.traces if entry.component == "storage"]
+    assert [message for message, _ in said] == [GONE, BACK]
+    assert (said[0][1] or "").startswith(f"state store {__name__}.{kind.__name__} raised RuntimeError at ")
