@@ -36,6 +36,9 @@ COALESCE_SECONDS = 0.1
 WRITING_SECONDS = 5.0
 """After which a process that holds the lock of the state is taken for dead: a write takes a moment."""
 
+TELL_AGAIN_SECONDS = 60.0
+"""After which trouble with writing that goes on is told again, however often it is tried meanwhile."""
+
 SyncPolicy = Literal["in-memory", "sync-on-boundary", "periodic", "immediate"]
 
 
@@ -218,6 +221,7 @@ class StateManager:
         self._seen: object = None
         self._saving = False
         self._has_looked = False
+        self._trouble, self._told_at = "", 0.0
 
     # --- taking and applying ------------------------------------------------------------
 
@@ -326,13 +330,21 @@ class StateManager:
                     await self._store.unlock(lock)
         except Exception as error:  # a store may raise anything, and the mesh's end goes on without it
             known = error if isinstance(error, ModelMeshError) else self._store_erred("writing the state to", error)
-            self._telemetry.trace(Severity.ERROR, "storage", "state could not be saved", error=str(known))
+            self._tell(str(known))
             return False
         finally:
             self._saving = False
         self._seen = seen
         self._last_sync = self._clock.time()
+        self._trouble = ""
         return True
+
+    def _tell(self, trouble: str) -> None:
+        """Trace that state could not be written; under the policy ``immediate`` that is tried ten times a second."""
+        now = self._clock.monotonic()
+        if trouble != self._trouble or now >= self._told_at + TELL_AGAIN_SECONDS:
+            self._trouble, self._told_at = trouble, now
+            self._telemetry.trace(Severity.ERROR, "storage", "state could not be saved", error=trouble)
 
     def _store_erred(self, during: str, error: Exception) -> StateStoreError:
         """Build the error that says which store raised what, where, and in which words."""

@@ -17,7 +17,16 @@ from modelmesh import ModelMesh, PluginHost
 from modelmesh.errors import AuthenticationError, ProviderServerError, StateStoreError
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
-from modelmesh.state_manager import CORRUPT_KEY, FORMAT, KEY, ROUTING_KEY, WRITING_SECONDS, SyncStatus, SystemState
+from modelmesh.state_manager import (
+    CORRUPT_KEY,
+    FORMAT,
+    KEY,
+    ROUTING_KEY,
+    TELL_AGAIN_SECONDS,
+    WRITING_SECONDS,
+    SyncStatus,
+    SystemState,
+)
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
 from modelmesh_cdk.testing.scripted import fail
 from modelmesh_plugins.commands.state import command
@@ -258,6 +267,23 @@ def test_a_save_that_fails_fails_no_request_and_no_shutdown(start: Start) -> Non
 
     assert ask(mesh) == "a"
     mesh.shutdown()
+
+
+def test_a_disk_that_stays_full_is_told_once_a_minute(start: Start) -> None:
+    """Under the policy immediate it is tried ten times a second."""
+    clock = FakeClock()
+    mesh = start(clock, sync_policy="immediate")
+    told: list[str | None] = []
+    manager = mesh._state_keeper()
+    manager._telemetry.trace = lambda *_, error=None: told.append(error)  # type: ignore[method-assign]
+    Kept.broken = True
+
+    for seconds in (0.1, 0.1, TELL_AGAIN_SECONDS):
+        assert not asyncio.run(manager.save())
+        clock.advance(seconds)
+    asyncio.run(manager.save())
+
+    assert told == ["the disk is full"] * 2
 
 
 @pytest.mark.parametrize("freed", [True, False], ids=["soon", "never"])
