@@ -16,7 +16,7 @@ from modelmesh._engine.pipeline import PipelineRequest
 from modelmesh._engine.reload import prepare
 from modelmesh._engine.retirement import Retirement
 from modelmesh._engine.system import SystemClock, system_random
-from modelmesh.errors import ConfigurationError, ModelMeshError, StateStoreError, UsageError
+from modelmesh.errors import ConfigurationError, ModelMeshError, UsageError
 from modelmesh.interfaces.observability import LogLevel, Severity
 from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.strategy import DeactivationReason
@@ -160,12 +160,15 @@ class ModelMesh:
                 loop=self._loop,
                 middleware=self._middleware,
             )
+        # Until what is saved was read: a start that is cut short writes nothing over it.
+        keeper, graph.state_manager = graph.state_manager, None
         telemetry = graph.engine.telemetry
         if telemetry.wants_debug:
             self._trace_setup(graph)
         self._plugins.report = lambda line: telemetry.trace(Severity.WARNING, "plugins", line)
         self._plugins.startup(self)
-        self._restore(graph)
+        self._restore(keeper)
+        graph.state_manager = keeper
         if only_look:
             graph.state_manager = None
             return
@@ -330,17 +333,16 @@ class ModelMesh:
         )
         return configuration, source
 
-    def _restore(self, graph: Graph) -> None:
+    def _restore(self, keeper: StateManager | None) -> None:
         """Read the saved state.
 
         Raises:
             StateStoreError: The store does not answer, or a newer version wrote the state; the mesh is shut down then.
         """
-        if graph.state_manager is not None:
+        if keeper is not None:
             try:
-                self._loop.run(graph.state_manager.load())
-            except StateStoreError:
-                graph.state_manager = None  # what could not be read is not written over
+                self._loop.run(keeper.load())
+            except ModelMeshError:
                 self.shutdown()
                 raise
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,17 @@ Start = Callable[..., ModelMesh]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def built() -> Iterator[list[ModelMesh]]:
+    """Meshes that are shut down when the test is over."""
+    meshes: list[ModelMesh] = []
+    yield meshes
+    for mesh in meshes:
+        mesh.shutdown()
+
+
+@pytest.fixture
+def start(built: list[ModelMesh]) -> Start:
     """Start meshes of two models over a store that outlives them."""
-    built: list[ModelMesh] = []
 
     def make(
         clock: FakeClock, *script: Any, kind: type[Kept] = Kept, requests: int | None = None, **storage: Any
@@ -105,9 +114,7 @@ def start() -> Iterator[Start]:
         )
         return mesh
 
-    yield make
-    for mesh in built:
-        mesh.shutdown()
+    return make
 
 
 def ask(mesh: ModelMesh) -> str:
@@ -245,6 +252,28 @@ def test_a_record_that_cannot_be_read_is_kept_aside(start: Start) -> None:
     kept = asyncio.run(Kept.shared._load(CORRUPT_KEY))
     assert kept is not None
     assert kept.data == b"{half a rec"
+
+
+def test_a_start_that_is_cut_short_leaves_the_state_alone(
+    start: Start, built: list[ModelMesh], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-C while the store is slow: the mesh ends, and does not know yet what it would write over."""
+    clock = FakeClock()
+    mesh = start(clock)
+    ask(mesh)
+    mesh.shutdown()
+    read = Kept._load
+
+    async def load(store: Kept, key: str) -> Any:
+        monkeypatch.setattr(Kept, "_load", read)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Kept, "_load", load)
+    with pytest.raises(CancelledError):
+        start(clock)
+    built[-1].shutdown()
+
+    assert saved()["models"]["a"]["quota_used"] == 1
 
 
 @pytest.mark.parametrize("version", [FORMAT + 1, 99], ids=["next", "far"])
