@@ -221,9 +221,13 @@ class Member:
         return self.reason in (CALENDAR if trigger is RecoveryTrigger.QUOTA_RESET else IN_DOUBT)
 
     def limits_behind(self, reason: str) -> dict[str, int]:
-        """Return the limits that a rest for this reason may be for: where they are others, that rest says nothing."""
+        """Return the limits that a rest for this reason may be for: where they are others, that rest says nothing.
+
+        Those of a day or month are of the present one: a process whose clock is ahead may have used up the next.
+        """
+        now = self.pool.clock.time()
         return {
-            limit.account if limit.window is None else f"{limit.account}/{limit.window.kind}": limit.amount
+            limit.account if limit.window is None else f"{limit.account}/{limit.window.at(now)[0]}": limit.amount
             for limit in self.limits
             if limit.enforce and limit.kind != "rate_limit" and limit.reason == reason
         }

@@ -17,7 +17,7 @@ from modelmesh.interfaces.provider import RateLimitStatus
 from modelmesh.interfaces.strategy import RecoveryTrigger
 from modelmesh.router import CompletionRequest
 from modelmesh.state_manager import ROUTING_KEY
-from modelmesh_cdk.testing import ScriptedProvider
+from modelmesh_cdk.testing import FakeClock, ScriptedProvider
 from modelmesh_cdk.testing.scripted import fail
 
 FAILING = fail(ProviderServerError("no", status_code=500))
@@ -236,6 +236,22 @@ def test_a_limit_that_is_used_up_rests_whoever_has_the_same(process: Process, re
 
     assert until_told(lambda: not member(new, "b").active)  # which was told after it
     assert member(new, "a").active is not rests
+
+
+@pytest.mark.parametrize("today", [True, False], ids=["the same day", "another day"])
+def test_a_day_that_is_used_up_rests_whoever_has_the_same(process: Process, tmp_path: Path, today: bool) -> None:
+    """A process whose clock is wrong may have used up a day that is not that of the others."""
+    mesh = process(requests=3)
+    clock = FakeClock(time=member(mesh, "a").pool.clock.time() + (0.0 if today else 90_000.0))
+    with ModelMesh(plugins=PluginHost(), environ={}, clock=clock) as other:
+        other.initialize({**configuration(tmp_path, requests=3), "storage": {}})
+        limits = member(other, "a").limits_behind("quota_exhausted")
+    said = {"active": False, "reason": "quota_exhausted", "rest": 80_000.0, "ago": 0.0, "limits": limits}
+
+    asyncio.run(_tell(mesh, said))
+
+    assert until_told(lambda: member(mesh, "b").reason == "manual")
+    assert member(mesh, "a").active is not today
 
 
 def test_a_rest_that_was_ended_elsewhere_while_a_process_was_down_is_over_when_it_is_back(process: Process) -> None:
