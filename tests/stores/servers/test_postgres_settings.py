@@ -30,10 +30,29 @@ def test_a_url_that_cannot_work_is_refused(rest: str, remedy: str) -> None:
     assert "hunter22" not in str(caught.value)
 
 
-@pytest.mark.parametrize("rest", ["host/mesh", "host:5432/mesh", "one:5432,two/mesh", "/mesh?host=/run/postgresql"])
-def test_a_url_that_can_work_is_taken(rest: str) -> None:
+@pytest.mark.parametrize("password", ["12@hunter22", "12@hunter22/x", "12@hunter22?sslmode=x", "a@b@hunter22#x"])
+def test_an_at_sign_in_the_password_is_told(password: str) -> None:
+    """What follows it would be the host, which messages name."""
+    with pytest.raises(ValidationError, match="in a password write @ as %40") as caught:
+        config.PostgresConfig(url=f"postgresql://mesh:{password}@host:5432/mesh")
+
+    assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mesh@host/mesh",
+        "mesh@host:5432/mesh",
+        "mesh@one:5432,two/mesh",
+        "mesh@/mesh?host=/run/postgresql",
+        "mesh:p%40ss@host/mesh",
+        "host/mesh?user=me@there&password=p@ss",
+    ],
+)
+def test_a_url_that_can_work_is_taken(url: str) -> None:
     """With one host, several, or a socket."""
-    assert config.PostgresConfig(url=f"postgresql://mesh@{rest}").options()["dbname"] == "mesh"
+    assert config.PostgresConfig(url=f"postgresql://{url}").options()["dbname"] == "mesh"
 
 
 @pytest.mark.parametrize(
@@ -45,8 +64,9 @@ def test_a_url_that_can_work_is_taken(rest: str) -> None:
         ('root certificate file "/none" does not exist', "name its authority by sslrootcert"),
         ('could not read certificate file "/none": no start line', "see sslcert and sslkey"),
         ('private key file "/none" does not exist', "see sslcert and sslkey"),
+        ('FATAL:  unrecognized configuration parameter "hunter22"', "see its log, and the parameters of storage.url"),
     ],
-    ids=["sslmode", "number", "no TLS", "root certificate", "certificate", "key"],
+    ids=["sslmode", "number", "no TLS", "root certificate", "certificate", "key", "options"],
 )
 def test_what_the_library_refuses_is_told(words: str, remedy: str) -> None:
     """It is no server that cannot be reached, and asking again helps nobody."""

@@ -106,6 +106,7 @@ def test_missing_rights_are_told(redis: Any) -> None:
         ("-NOAUTH Authentication required.", "NOAUTH", "set storage.password"),
         ("-MISCONF Redis is configured to save RDB snapshots", "MISCONF", "free the disk"),
         ("-ERR unknown command", "ResponseError", "refused a command"),
+        ("-ERR DB index is out of range", "DB index", "no database of this number; correct it in storage.url"),
         ("garbage", "InvalidResponse", "Redis at"),
     ],
     ids=lambda value: value.split()[0].strip("-"),

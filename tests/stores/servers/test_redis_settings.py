@@ -56,6 +56,15 @@ def test_a_question_mark_in_the_password_is_told(password: str) -> None:
     assert "hunter22" not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["12@hunter22#x", "12#hunter22"], ids=["after an at sign", "after digits"])
+def test_a_hash_in_the_password_is_told(password: str) -> None:
+    """What stands before it would be taken for host or port, which messages name."""
+    with pytest.raises(ValidationError, match="in a password write # as %23") as caught:
+        redis.RedisConfig(url=f"redis://:{password}@host:6379/0")
+
+    assert "12" not in str(caught.value)
+
+
 @pytest.mark.parametrize("path", ["/mesh", "/0x1", "/-1", "/0/1", "/1 2", "/hunter22@host/0"])
 def test_a_database_that_is_no_number_is_refused(path: str) -> None:
     """It would be database 0, and the limits in it somebody else's."""

@@ -66,6 +66,9 @@ class PostgresConfig(BaseModel):
             known = None
         if not known or not text.startswith(("postgresql://", "postgres://")):
             raise ValueError(_MISTAKES)
+        if "@" in text.partition("?")[0] and text.count("@") > 1:
+            # The library ends the password at the first: the rest of it would be the host, and stand in messages.
+            raise ValueError("a URL has one @, which ends user and password; in a password write @ as %40")
         # Several hosts have several ports; an empty one is the default.
         ports = str(known.get("port", "")).split(",")
         if not all(port == "" or (port.isascii() and port.isdigit() and int(port) in _PORTS) for port in ports):

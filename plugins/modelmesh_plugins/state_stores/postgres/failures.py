@@ -90,6 +90,8 @@ def _connecting(error: psycopg.OperationalError) -> tuple[str, bool]:
     for part, state in _WORDS.items():
         if part in words:
             return _REMEDIES[state]
+    if "FATAL:" in words:
+        return "answers, but refuses connections; see its log, and the parameters of storage.url", False
     return "cannot be reached; is it running, and is storage.url right?", True
 
 

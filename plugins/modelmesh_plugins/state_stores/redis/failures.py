@@ -30,6 +30,7 @@ _REMEDIES: dict[str, tuple[str, bool]] = {
         " on strings, hashes and sorted sets; see ACL SETUSER there",
         False,
     ),
+    "DB index": ("has no database of this number; correct it in storage.url", False),
     "WRONGTYPE": ("has other keys under storage.key_prefix; choose another prefix", False),
     "NOAUTH": ("wants a password; set storage.password", False),
     "WRONGPASS": ("refused the user or the password; see storage.url, storage.username and storage.password", False),

@@ -82,6 +82,8 @@ def wrong_options(url: str) -> str | None:
     What it says holds no value, and no name that might be a piece of a password.
     """
     parts = urlsplit(url)
+    if parts.fragment:
+        return "nothing follows a # in it; in a password write # as %23"
     if parts.scheme != "unix" and not _DATABASE.fullmatch(unquote(parts.path)):
         return "what follows the host is the number of a database, such as /0; in a password write / as %2F"
     taken = _TAKEN[parts.scheme]
