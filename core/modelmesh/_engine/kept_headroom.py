@@ -92,7 +92,8 @@ class Seen:
         if ends is None:
             return status
         if now < ends:
-            return replace(status, reset_seconds=ends - now)
+            # Written by a clock that is ahead, it would hold for longer than the provider ever said.
+            return replace(status, reset_seconds=min(status.reset_seconds or 0.0, ends - now))
         return RateLimitStatus(
             status.requests_limit, status.tokens_limit, None, status.requests_limit, status.tokens_limit
         )

@@ -100,6 +100,17 @@ def test_a_later_process_knows_what_an_earlier_one_was_told(store: Store, clock:
     assert not later.loop.waiting
 
 
+def test_a_clock_that_was_ahead_makes_no_window_longer(store: Store, clock: FakeClock) -> None:
+    """Whatever the difference, nobody keeps away from a provider for longer than it said."""
+    Process(store, clock).hears(0)
+    clock.set_time(clock.time() - 90_000.0)
+    later = Process(store, clock)
+
+    asyncio.run(later.kept.restore())
+
+    assert later.provider.rate_limits == RateLimitStatus(0, None, 30.0, 1_000)
+
+
 def test_a_window_that_is_over_tells_a_later_process_nothing(store: Store, clock: FakeClock) -> None:
     """All is left again by then."""
     Process(store, clock).hears(0)
