@@ -47,6 +47,9 @@ KEPT_SECONDS = 86_400.0
 _TRIES = 20
 """How often a record that others write at the same time is tried."""
 
+CLOCK_SECONDS = 5.0
+"""How far a clock may be from the store's without a word about it."""
+
 _NAME = "record"
 """Under what the record keeps its own name, as a fact that nobody takes."""
 
@@ -80,6 +83,7 @@ class SharedFacts:
         self._read_at = 0, 0.0
         self._name = ""
         self._names = 0
+        self._has_warned = False
         self._heard: dict[str, int] = {}
 
     def on(self, kind: str, take: Callable[[Fact], None], *, own: bool = False) -> None:
@@ -203,13 +207,27 @@ class SharedFacts:
                 book[_NAME] = {"version": version, "until": now + _length(itself), "fact": itself}
             for key, fact in news.items():
                 book[key] = {"version": version, "until": now + _length(fact), "fact": fact}
-            if await self._store.save(ROUTING_KEY, json.dumps(book).encode(), expected_version=version - 1) is not None:
+            saved = await self._store.save(ROUTING_KEY, json.dumps(book).encode(), expected_version=version - 1)
+            if saved is not None:
+                self._compare_clocks(saved.modified_at)
                 self._is_about(_name_of(book))
                 for key in news:
                     self._heard[key] = version
                 return version, news
             await self._clock.sleep(self._random.uniform(0.0, 0.02))
         return 0, facts
+
+    def _compare_clocks(self, stores: float) -> None:
+        """Say once that this process's clock is not the store's: its days and months begin at another time."""
+        ahead = self._clock.time() - stores
+        if abs(ahead) > CLOCK_SECONDS and not self._has_warned:
+            self._has_warned = True
+            self._telemetry.trace(
+                Severity.WARNING,
+                "storage",
+                f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the state store's:"
+                " its days and months begin at another time than those of other processes; set it right",
+            )
 
     def _trace_trouble(self, what: str, error: Exception) -> None:
         """Trace what went wrong; of an exception that is none of ours, which may say anything, only its type."""
@@ -320,7 +338,8 @@ def _is_known(entry: Mapping[str, Any] | None, fact: Fact, now: float) -> bool:
     timeless = {"rest": None, "ago": None}
     if {**known, **timeless} != {**fact, **timeless} or (known.get("rest") is None) != (fact.get("rest") is None):
         return False
-    return bool(entry["until"] >= now + _length(fact) * 0.9 - 1.0)
+    # What would hold for longer than it ever was to was told by a clock that is ahead, who knows when.
+    return bool(now + _length(fact) * 0.9 - 1.0 <= entry["until"] <= now + _length(known) + 1.0)
 
 
 def _name_of(book: Mapping[str, Mapping[str, Any]]) -> str:

@@ -181,6 +181,48 @@ def test_one_failure_that_all_meet_is_told_once(within: Within) -> None:
     within(scenario)
 
 
+@pytest.mark.parametrize("ahead", [3_600.0, -3_600.0], ids=["ahead", "behind"])
+def test_a_second_failure_is_told_though_the_first_was_told_by_a_wrong_clock(within: Within, ahead: float) -> None:
+    """An hour's difference makes no rest of a minute known for an hour."""
+
+    async def scenario(world: World) -> None:
+        wrong, right = world.process(0), world.process(1)
+        world.clock.set_time(world.clock.time() + ahead)
+        wrong.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        world.clock.set_time(world.clock.time() - ahead)
+        world.clock.advance(120.0)
+        right.tell("member", "a", resting, kept=True)
+        await world.pass_on()
+        assert len(world.store.messages) == 2
+
+    within(scenario)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        pytest.param(90_000.0, "90000 s ahead of", id="ahead"),
+        pytest.param(-60.0, "60 s behind", id="behind"),
+        pytest.param(4.0, None, id="near enough"),
+    ],
+)
+def test_a_clock_that_is_not_the_stores_is_told_once(within: Within, ahead: float, said: str | None) -> None:
+    """Its days begin at another time than everybody else's, which nobody would find out otherwise."""
+
+    async def scenario(world: World) -> None:
+        stores = FakeClock(time=world.clock.time() - ahead)
+        world.store.bind(context(clock=stores))
+        process = world.process()
+        for name in "ab":
+            process.tell("member", name, resting, kept=True)
+            await world.pass_on()
+        assert [severity for severity, *_ in world.telemetry.lines] == ["warning"] * (said is not None)
+        assert said is None or said in world.telemetry.lines[0][1]
+
+    within(scenario)
+
+
 def test_a_message_that_comes_late_changes_nothing(within: Within) -> None:
     """The store's versions say which of two facts is the newer one."""
 
