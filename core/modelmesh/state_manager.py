@@ -6,11 +6,11 @@ shortened by the time that passed, and written as the sync policy says. A store 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from modelmesh.errors import ModelMeshError, StateStoreError
 from modelmesh.interfaces.observability import Severity
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from modelmesh._engine.telemetry import Telemetry
     from modelmesh.interfaces.runtime import Clock
     from modelmesh.interfaces.state_store import StateStore
+
+Part = TypeVar("Part")
 
 FORMAT = 1
 KEY = "state/mesh"
@@ -112,7 +114,7 @@ class SystemState:
             ValueError: It is no such state; says where.
         """
         version: Any = data.get("version")
-        if not isinstance(version, int):
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ValueError("the state has no version")
         if version > FORMAT:
             raise StateStoreError(
@@ -121,14 +123,29 @@ class SystemState:
             )
         try:
             return cls(
-                {name: ModelState.from_dict(each) for name, each in data["models"].items()},
-                {name: ProviderState.from_dict(each) for name, each in data["providers"].items()},
-                {name: _pool_of(each) for name, each in data["pools"].items()},
+                _each(data, "models", ModelState.from_dict),
+                _each(data, "providers", ProviderState.from_dict),
+                _each(data, "pools", _pool_of),
                 _seconds(data["timestamp"]),
                 version,
             )
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"the state is not complete: {error}") from None
+        except KeyError as error:
+            raise ValueError(f"the state is not complete: {error} is missing") from None
+        except (TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"the state has a part of the wrong kind: {error}") from None
+
+
+def _each(data: Mapping[str, Any], kind: str, read: Callable[[Any], Part]) -> dict[str, Part]:
+    """Read every model, provider or pool; an error says which one is none."""
+    parts = {}
+    for name, part in data[kind].items():
+        try:
+            parts[name] = read(part)
+        except KeyError as error:
+            raise ValueError(f"the state is not complete: {error} is missing in {kind}.{name}") from None
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"the state is wrong in {kind}.{name}: {error}") from None
+    return parts
 
 
 def _pool_of(data: Mapping[str, Any]) -> PersistedPoolState:

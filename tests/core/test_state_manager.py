@@ -462,18 +462,36 @@ def resting_for(remaining: float, rotations: float = 0) -> dict[str, Any]:
     [
         {},
         {"version": "1"},
+        {**SystemState().to_dict(), "version": True},
+        {**SystemState().to_dict(), "version": 0},
         {"version": 1},
         {"version": 1, "timestamp": 0, "models": [], "providers": {}, "pools": {}},
         {"version": 1, "timestamp": float("inf"), "models": {}, "providers": {}, "pools": {}},
         {"version": 1, "timestamp": 0, "models": {}, "providers": {}, "pools": {"p": resting_for(float("nan"))}},
         {"version": 1, "timestamp": 0, "models": {}, "providers": {}, "pools": {"p": resting_for(1.0, float("inf"))}},
     ],
-    ids=["empty", "text", "half", "list", "endless", "not_a_number", "countless"],
+    ids=["empty", "text", "truth", "none", "half", "list", "endless", "not_a_number", "countless"],
 )
 def test_what_is_no_state_says_so(data: dict[str, Any]) -> None:
     """As one error, whatever is missing."""
     with pytest.raises(ValueError, match="the state"):
         SystemState.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"models": {"a": {"quota_used": "x"}}}, "wrong in models.a: ModelState.quota_used must be int, not str"),
+        ({"models": {"a": 7}}, "wrong in models.a: "),
+        ({"providers": {"p": {"available": "no"}}}, "wrong in providers.p: ProviderState.available must be bool"),
+        ({"pools": {"c": {"active_models": []}}}, "'standby_models' is missing in pools.c"),
+    ],
+    ids=["value", "number", "provider", "pool"],
+)
+def test_which_part_of_a_state_is_wrong_is_told(parts: dict[str, Any], said: str) -> None:
+    """By kind and name."""
+    with pytest.raises(ValueError, match=f"the state is .*{said}"):
+        SystemState.from_dict({**SystemState().to_dict(), **parts})
 
 
 # --- the command ----------------------------------------------------------------------------------
