@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from modelmesh import ModelMesh
 from modelmesh.errors import StateStoreError
 from modelmesh_plugins.commands import explain, quota, state
+from modelmesh_plugins.state_stores.file import FileStateStore
 
 CONFIGURATION = """\
 providers: {here: {connector: modelmesh.simulator.v1, quota: {requests: 5}}}
@@ -85,6 +86,37 @@ def test_an_export_of_a_newer_version_is_named(config: Path) -> None:
     assert (result.exit_code, result.stderr) == (
         1,
         f"Error: {file}: was exported by a newer version; upgrade modelmesh-router to import it\n",
+    )
+
+
+@pytest.mark.parametrize("file", ["mesh.yaml", "state.json", "link.json"])
+def test_an_export_overwrites_neither_the_configuration_nor_the_store(config: Path, file: str) -> None:
+    """The books of budgets would be lost, and there is no second copy of them."""
+    with ModelMesh() as mesh:
+        mesh.initialize(config)
+    (config.parent / "link.json").symlink_to("state.json")
+    before = [(config.parent / each).read_bytes() for each in ("mesh.yaml", "state.json")]
+
+    result = run(state.command, "export", config, config.parent / file)
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith(", and would be overwritten; name another file\n")
+    assert [(config.parent / each).read_bytes() for each in ("mesh.yaml", "state.json")] == before
+
+
+def test_a_store_that_raises_anything_is_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its words, and without a traceback."""
+
+    async def load(*_: object) -> None:
+        raise RuntimeError("password=hunter2222")
+
+    monkeypatch.setattr(FileStateStore, "_load", load)
+
+    result = run(state.command, "show", config)
+
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {config}: state store 'modelmesh.file.v1' raised RuntimeError; report it to its author\n",
     )
 
 

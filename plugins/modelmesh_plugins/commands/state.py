@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modelmesh.config import load_config
-from modelmesh.errors import StateStoreError
+from modelmesh.errors import ModelMeshError, StateStoreError
 from modelmesh.interfaces.state_store import StateStore
 from modelmesh.lasting import lasting
 from modelmesh.state_encoding import StateEncoding, decode
@@ -74,7 +74,7 @@ def show(config: str) -> int:
 @click.argument("file", type=click.Path(dir_okay=False))
 def export(config: str, file: str) -> int:
     """Write the state to FILE as JSON."""
-    state = _with_store(config, _read)
+    state = _with_store(config, _read, into=file)
     if state is None:
         raise click.ClickException("no state is saved, so there is nothing to export")
     try:
@@ -96,7 +96,9 @@ def import_(config: str, file: str) -> int:
     except OSError as error:
         raise click.ClickException(f"{file}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise click.ClickException(f"{file}: is no exported state: {error}") from None
+        raise click.ClickException(
+            f"{file}: is no exported state: {error}; name a file that `modelmesh state export` wrote"
+        ) from None
     except StateStoreError:
         raise click.ClickException(
             f"{file}: was exported by a newer version; upgrade modelmesh-router to import it"
@@ -160,8 +162,17 @@ async def _read(store: StateStore) -> SystemState | None:
         raise StateStoreError(f"the saved state cannot be read: {error}; `modelmesh state reset` begins anew") from None
 
 
-def _with_store(config: str, use: Callable[[StateStore], Awaitable[Result]], *, restored: bool = False) -> Result:
-    """Use the store that a configuration names; ``restored`` where the mesh is to read what was written."""
+def _with_store(
+    config: str, use: Callable[[StateStore], Awaitable[Result]], *, restored: bool = False, into: str | None = None
+) -> Result:
+    """Use the store that a configuration names.
+
+    Args:
+        config: The configuration's file.
+        use: Awaited with the store.
+        restored: Whether the mesh is to read what was written.
+        into: A file that will be replaced: neither the configuration nor the store's own.
+    """
     plugins = WarningPlugins()
     section = load_config(config, connectors=plugins, environ=os.environ).storage
     if section is None:
@@ -170,6 +181,10 @@ def _with_store(config: str, use: Callable[[StateStore], Awaitable[Result]], *, 
         raise click.ClickException(
             f"{config}: under storage.sync_policy in-memory the mesh restores no state; choose another policy"
         )
+    own = {config: "the configuration", getattr(section.settings, "path", None): "the state store's own file"}
+    for path, what in own.items():
+        if into is not None and isinstance(path, str) and os.path.realpath(path) == os.path.realpath(into):
+            raise click.ClickException(f"{into}: is {what}, and would be overwritten; name another file")
 
     async def run() -> Result:
         store: Any = plugins.build_alone(section.connector, section.settings)
@@ -183,4 +198,13 @@ def _with_store(config: str, use: Callable[[StateStore], Awaitable[Result]], *, 
         finally:
             await store.close()
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except (ModelMeshError, click.ClickException):
+        raise
+    except (
+        Exception
+    ) as error:  # what the author of a store did not foresee; its text may hold what is nobody's business
+        raise click.ClickException(
+            f"{config}: state store {section.connector!r} raised {type(error).__name__}; report it to its author"
+        ) from error
