@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from pydantic import ValidationError
 
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Balance, WindowClaim
@@ -377,6 +378,12 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     """A path that names one is told so."""
     with pytest.raises(StateStoreError, match=r"is a folder; name a file under storage\.path"):
         use(tmp_path, spend)
+
+
+def test_a_path_with_a_nul_is_refused() -> None:
+    """No system has such a file."""
+    with pytest.raises(ValidationError, match="pattern"):
+        FileConfig(path="a\0b")
 
 
 def test_a_closed_store_says_so(path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from pydantic import ValidationError
@@ -17,6 +19,7 @@ from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Balance, Claim, RateClaim, WindowClaim
 from modelmesh_cdk.testing import FakeClock, context
 from modelmesh_plugins.state_stores.sqlite import SQLiteConfig, SQLiteStateStore, forks
+from modelmesh_plugins.state_stores.sqlite.failures import failure
 from modelmesh_plugins.state_stores.sqlite.page import Page
 
 Result = TypeVar("Result")
@@ -179,6 +182,45 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     """A path that names one is told so."""
     with pytest.raises(StateStoreError, match=r"it is a folder; name a file under storage\.path"):
         use(tmp_path, spend)
+
+
+def test_a_link_is_told_by_what_it_points_to(path: Path, tmp_path: Path) -> None:
+    """The right to the folder of the link itself is not what is missing."""
+    path.symlink_to(tmp_path / "no" / "state.sqlite")
+
+    with pytest.raises(StateStoreError, match=r"its folder .*/no does not exist; make it"):
+        use(path, spend)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an error of the store's, with what to do about it."""
+    error = sqlite3.OperationalError("unable to open database file")
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+    look = os.stat
+
+    def stat(file: Any, **options: Any) -> os.stat_result:
+        if str(file) == str(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return look(file, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+
+    assert "let it read and write the file and its folder" in failure(SQLiteConfig(path=str(path)), error).message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_no_file(path: Path) -> None:
+    """Nor is a device; SQLite alone says that the disk fails."""
+    os.mkfifo(path)
+
+    with pytest.raises(StateStoreError, match=r"is a device or a pipe; name a file under storage\.path"):
+        use(path, spend)
+
+
+def test_a_path_with_a_nul_is_refused() -> None:
+    """No system has such a file."""
+    with pytest.raises(ValidationError, match="pattern"):
+        SQLiteConfig(path="a\0b")
 
 
 def test_a_full_disk_loses_nothing_and_heals(path: Path) -> None:

@@ -44,7 +44,10 @@ class FileConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     path: str = Field(
-        default="./mesh-state.json", min_length=1, description="The file; made if missing. Its folder is not."
+        default="./mesh-state.json",
+        min_length=1,
+        pattern=r"^[^\x00]*$",
+        description="The file; made if missing. Its folder is not.",
     )
     backup: bool = Field(
         default=False,

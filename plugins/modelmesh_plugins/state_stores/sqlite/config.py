@@ -17,6 +17,7 @@ class SQLiteConfig(BaseModel):
     path: str = Field(
         default="./mesh-state.sqlite",
         min_length=1,
+        pattern=r"^[^\x00]*$",
         description="The database file, on a disk of this host, no network folder; made if missing.",
     )
     table: str = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from modelmesh_plugins.state_stores.sqlite.config import SQLiteConfig
 def failure(config: SQLiteConfig, error: sqlite3.Error) -> StateStoreError:
     """Say what happened to which file, and what to do."""
     code, path = code_of(error), Path(config.path)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        return StateStoreError(f"{path} is a device or a pipe; name a file under storage.path")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         text = (
             f"another process has kept {path} locked for {config.busy_timeout:g} s;"
@@ -30,7 +33,10 @@ def failure(config: SQLiteConfig, error: sqlite3.Error) -> StateStoreError:
         return StateStoreError(
             f"{path} is damaged; move it aside to begin anew; what can be read, this shows: sqlite3 {path} .recover"
         )
-    return StateStoreError(f"SQLite failed on {path}: {error}", retryable=code == sqlite3.SQLITE_IOERR)
+    if code == sqlite3.SQLITE_IOERR:
+        text = f"{path} cannot be read or written: {error}; see that its disk has room and works"
+        return StateStoreError(text, retryable=True)
+    return StateStoreError(f"SQLite failed on {path}: {error}")
 
 
 def code_of(error: Exception) -> int:
@@ -39,9 +45,12 @@ def code_of(error: Exception) -> int:
 
 
 def _obstacle(path: Path) -> str:
-    """Say why a file cannot be opened, and what to do."""
-    if path.is_dir():
+    """Say why a file cannot be opened, and what to do; of a link, why what it points to cannot."""
+    # Not by Path's methods, which raise where the folder may not be looked into.
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    if os.path.isdir(target):
         return "it is a folder; name a file under storage.path"
-    if not path.parent.is_dir():
-        return f"its folder {path.parent} does not exist; make it, or name another file under storage.path"
+    if not os.path.isdir(folder):
+        return f"its folder {folder} does not exist; make it, or name another file under storage.path"
     return "this user has no right to; let it read and write the file and its folder"
