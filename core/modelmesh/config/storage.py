@@ -40,8 +40,8 @@ class StorageConfig(Section):
     )
     sync_policy: Literal["in-memory", "sync-on-boundary", "periodic", "immediate"] | None = Field(
         default=None,
-        description="When state is written: never, at start and end, in intervals besides, or with each change. By"
-        " default sync-on-boundary for stores that survive a restart.",
+        description="When state is written, which a start reads: never, at the end, in intervals besides, or with each"
+        " change. By default sync-on-boundary for stores that survive a restart.",
     )
     sync_interval: PositiveDuration = Field(default=300.0, description="Between two writes, under periodic (duration).")
     format: StateFormat = Field(
