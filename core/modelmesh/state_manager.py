@@ -237,7 +237,7 @@ class StateManager:
         self._last_sync: float | None = None
         self._seen: object = None
         self._saving = False
-        self._has_looked = False
+        self._version: int | None = None  # of the record that was read or written last; None before the first look
         self._trouble, self._told_at = "", 0.0
 
     # --- taking and applying ------------------------------------------------------------
@@ -318,7 +318,7 @@ class StateManager:
                 f"the saved state cannot be read; it is kept as {CORRUPT_KEY!r}, and the mesh begins anew",
                 error=str(error),
             )
-        self._has_looked = True
+        self._version = 0 if record is None else record.version
         if state is None:
             return None
         self.apply(state)
@@ -337,11 +337,13 @@ class StateManager:
         try:
             lock = await self._lock()
             try:
-                # A mesh that was given another store while it ran did not begin with what is there.
-                if not self._has_looked:
+                # A mesh that was given another store while it ran did not begin with what is there; and while
+                # processes are upgraded one by one, a newer one may have written it since.
+                found = await self._store.stat(KEY)
+                if found is not None and found.version != self._version:
                     await refuse_newer(self._store)
-                    self._has_looked = True
-                await self._store.save(KEY, self._encoding.encode(self.snapshot().to_dict()))
+                saved = await self._store.save(KEY, self._encoding.encode(self.snapshot().to_dict()))
+                self._version = None if saved is None else saved.version
             finally:
                 if lock is not None:
                     await self._store.unlock(lock)

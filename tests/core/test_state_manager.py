@@ -289,6 +289,20 @@ def test_a_state_from_the_future_is_refused_and_left_alone(start: Start, version
     assert asyncio.run(Kept.shared._list("")) == [KEY]
 
 
+def test_a_process_that_stays_behind_at_an_upgrade_leaves_the_newer_state_alone(start: Start) -> None:
+    """What a newer version wrote while it ran is there when it has ended, to the byte."""
+    mesh = start(FakeClock(), kind=Together)
+    ask(mesh)
+    upgraded = json.dumps({"version": FORMAT + 1, "news": True}).encode()
+    asyncio.run(Kept.shared.save(KEY, upgraded))
+
+    mesh.shutdown()
+
+    record = asyncio.run(Kept.shared.load(KEY))
+    assert record is not None
+    assert record.data == upgraded
+
+
 def test_a_save_that_fails_fails_no_request_and_no_shutdown(start: Start) -> None:
     """It is traced; that is all."""
     mesh = start(FakeClock(), sync_policy="immediate")
