@@ -140,6 +140,26 @@ def test_a_schema_from_the_future_is_refused(postgres: Any) -> None:
     _drive(postgres, scenario)
 
 
+@pytest.mark.parametrize("rows", ["", "VALUES ('1.2', 'of theirs')"], ids=["without a row", "with a row"])
+def test_a_schema_of_somebody_else_is_refused(postgres: Any, rows: str) -> None:
+    """A table that happens to be called version is nothing to build on."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        theirs = f"{postgres.name}_theirs"
+        await admin(f"CREATE SCHEMA {theirs}")
+        await admin(f"CREATE TABLE {theirs}.version (id text, note text)")
+        if rows:
+            await admin(f"INSERT INTO {theirs}.version {rows}")
+        lost = postgres.make(schema=theirs)
+        try:
+            with pytest.raises(StateStoreError, match=r"name another.* in storage\.schema"):
+                await lost.load("key")
+        finally:
+            await lost.close()
+
+    _drive(postgres, scenario)
+
+
 def test_a_missing_database_is_told(postgres: Any) -> None:
     """So is a user that does not exist."""
 

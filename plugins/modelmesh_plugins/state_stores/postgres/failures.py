@@ -32,6 +32,8 @@ _REMEDIES: dict[str, tuple[str, bool]] = {
     "57P01": ("is shutting down, or ended this connection", True),
     "57P02": ("is recovering from a crash", True),
     "57P03": ("is starting up, or shutting down", True),
+    "42939": ("keeps names that begin with pg_ for itself; name another schema in storage.schema", False),
+    "42P07": ("has tables of others in the store's schema; name another in storage.schema", False),
     "42P01": ("lacks tables of the store's schema; drop the schema to have it made again", False),
     "42883": ("lacks functions of the store's schema; drop the schema to have it made again", False),
 }

@@ -24,7 +24,7 @@ async def migrate(connection: AsyncConnection[Any], schema: str) -> None:
     """Bring the schema to this version's state; processes that do so at once take turns.
 
     Raises:
-        StateStoreError: A later version made the schema.
+        StateStoreError: A later version made the schema, or somebody else.
     """
     if await _version(connection, schema) == len(steps()):
         return
@@ -63,4 +63,6 @@ async def _version(connection: AsyncConnection[Any], schema: str) -> int:
     row = await (
         await connection.execute(SQL("SELECT version FROM {s}.version").format(s=Identifier(schema)))
     ).fetchone()
-    return int(row[0]) if row is not None else 0
+    if row is not None and not isinstance(row[0], int):
+        raise StateStoreError(f"the schema {schema!r} is somebody else's; name another schema in storage.schema")
+    return row[0] if row is not None else 0

@@ -27,7 +27,7 @@ _REMEDIES: dict[str, tuple[str, bool]] = {
     "NOREPLICAS": ("takes no writes for want of replicas; see min-replicas-to-write there", True),
     "NOPERM": (
         "does not allow this user what the store needs: EVALSHA, SCRIPT LOAD, PUBLISH and SUBSCRIBE, and the commands"
-        " on strings, hashes and sorted sets; see ACL SETUSER there",
+        " on strings, hashes and sorted sets, with the keys and channels of storage.key_prefix; see ACL SETUSER there",
         False,
     ),
     "DB index": ("has no database of this number; correct it in storage.url", False),
