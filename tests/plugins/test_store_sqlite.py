@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,26 @@ MONEY = [WindowClaim("money", 6, 10, 3_600.0)]
 def path(tmp_path: Path) -> Path:
     """Where the database is."""
     return tmp_path / "state.sqlite"
+
+
+FIRST_VERSION = """
+CREATE TABLE modelmesh_state (key TEXT PRIMARY KEY, data BLOB, version INTEGER, modified_at REAL);
+INSERT INTO modelmesh_state VALUES ('record', X'7361766564', 3, 1767225600.0);
+CREATE TABLE modelmesh_state_books (kind TEXT, name TEXT, until INTEGER, state TEXT, PRIMARY KEY (kind, name))
+    WITHOUT ROWID;
+INSERT INTO modelmesh_state_books VALUES
+    ('rate', 'calls', 1767225602000000, '120000000	1767225600000000	60	60000000'),
+    ('reservation', 'open', 1767225660000000, '1
+money	10	0	0	0
+calls	2	60	60000000	1767225602000000'),
+    ('window', 'money', 4611686018427387904, '7	10	86400000000	1767312000000000');
+CREATE TABLE modelmesh_state_locks (name TEXT PRIMARY KEY, fence INTEGER, until REAL) WITHOUT ROWID;
+INSERT INTO modelmesh_state_locks VALUES ('job', 41, 1767225630.0);
+CREATE TABLE modelmesh_state_messages (id INTEGER PRIMARY KEY AUTOINCREMENT, channel TEXT, body BLOB, at REAL);
+CREATE TABLE modelmesh_state_meta (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
+INSERT INTO modelmesh_state_meta VALUES ('due', 1767225660000000), ('fence', 41), ('schema', 1);
+"""
+"""A database as the first version wrote it. Never change it: other tables are another ``SCHEMA``."""
 
 
 def use(
@@ -62,6 +83,27 @@ async def spend(store: SQLiteStateStore) -> None:
 async def money(store: SQLiteStateStore) -> Balance:
     """Return what the account holds."""
     return (await store.balances(["money"]))["money"]
+
+
+def test_what_the_first_version_wrote_is_read(path: Path) -> None:
+    """Books, reservations, records and locks mean today what they meant then."""
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(FIRST_VERSION)
+
+    async def scenario(store: SQLiteStateStore) -> None:
+        record = await store.load("record")
+        assert (record and record.data, record and record.version) == (b"saved", 3)
+        assert await money(store) == Balance(7, 10)
+        calls = await store.reserve("more", [RateClaim("calls", 4, 60, 60.0, 5)], lease=60.0)
+        assert (calls.granted, calls.available) == (False, 3)
+        assert await store.settle("open", {"money": 4}) is True
+        assert await money(store) == Balance(11, 0)
+        assert await store.lock("job", expires_in=60.0) is None
+        other = await store.lock("other", expires_in=60.0)
+        assert other is not None
+        assert other.fence == 42
+
+    use(path, scenario)
 
 
 def test_leases_outlive_the_process(path: Path) -> None:

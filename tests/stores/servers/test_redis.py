@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from modelmesh.errors import StateStoreError
-from modelmesh.interfaces.ledger import GRANTED, RateClaim, WindowClaim
+from modelmesh.interfaces.ledger import GRANTED, Balance, RateClaim, WindowClaim
 
 CLAIM = WindowClaim("budget", 10, 1_000, 3_600.0)
 
@@ -44,6 +44,29 @@ def test_a_lock_from_before_the_server_lost_all_ends_nobodys_of_now(redis: Any) 
         assert now.fence > before.fence
         assert await store.unlock(before) is False
         assert await store.unlock(now) is True
+
+    _drive(redis, scenario)
+
+
+def test_what_the_first_version_wrote_is_read(redis: Any) -> None:
+    """Keys mean today what they meant then: processes of two versions share them while they are upgraded."""
+    key, later = f"{{{redis.name}}}:".__add__, 4_000_000_000_000_000
+
+    async def scenario(store: Any, admin: Any) -> None:
+        await admin("SET", key("w:money"), f"7 10 86400000000 {later} {later}")
+        await admin("SET", key("q:calls"), f"120000000 {later} 60 60000000")
+        held = _packed(str(later), "1", ["money", "10", "0", "0", "0"])
+        await admin("SET", key("r:open"), held)
+        await admin("ZADD", key("leases"), str(later), "open")
+        await admin("HSET", key("d:record"), "data", "saved", "version", "3", "at", str(later))
+        await admin("ZADD", key("keys"), "0", "record")
+        record = await store.load("record")
+        assert (record.data, record.version, await store.list("")) == (b"saved", 3, ["record"])
+        assert await store.balances(["money"]) == {"money": Balance(7, 10)}
+        calls = await store.reserve("more", [RateClaim("calls", 4, 60, 60.0, 5)], lease=60.0)
+        assert (calls.granted, calls.available) == (False, 3)
+        assert await store.settle("open", {"money": 4}) is True
+        assert await store.balances(["money"]) == {"money": Balance(11, 0)}
 
     _drive(redis, scenario)
 
@@ -235,6 +258,12 @@ def _drive(redis: Any, scenario: Any) -> None:
             await other.close()
 
     asyncio.run(run())
+
+
+def _packed(*items: str | list[str]) -> bytes:
+    """Pack short lists and texts (MessagePack specification, "fixarray" and "fixstr")."""
+    packed = (_packed(*item) if isinstance(item, list) else bytes([0xA0 | len(item)]) + item.encode() for item in items)
+    return bytes([0x90 | len(items)]) + b"".join(packed)
 
 
 def _clients(redis: Any) -> int:
