@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from pydantic import ValidationError
+
+from modelmesh.errors import StateStoreError
 
 psycopg = pytest.importorskip("psycopg")
 config = pytest.importorskip("modelmesh_plugins.state_stores.postgres.config")
 failures = pytest.importorskip("modelmesh_plugins.state_stores.postgres.failures")
+store = pytest.importorskip("modelmesh_plugins.state_stores.postgres.store")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +80,20 @@ def test_what_the_library_refuses_is_told(words: str, remedy: str) -> None:
     assert remedy in told.message
     assert "hunter22" not in told.message
     assert not told.retryable
+
+
+def test_a_host_that_is_no_name_cannot_be_reached() -> None:
+    """As the error of a store, not of the library that looks names up."""
+
+    async def scenario() -> None:
+        made = store.PostgresStateStore(config.PostgresConfig(url="postgresql://mesh@a..b:1/mesh"))
+        try:
+            with pytest.raises(StateStoreError, match=r"at a\.\.b:1/mesh cannot be reached"):
+                await made.load("key")
+        finally:
+            await made.close()
+
+    asyncio.run(scenario())
 
 
 def test_limits_of_time_may_have_a_unit() -> None:

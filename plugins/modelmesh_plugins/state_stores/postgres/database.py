@@ -30,8 +30,8 @@ TRIES = 8
 """How often a transaction is tried that others' changes keep from being made."""
 
 
-_FAILURES = (psycopg.Error, OSError, StateStoreError)
-"""What an exchange ends with where there is no answer; TimeoutError is an OSError."""
+_FAILURES = (psycopg.Error, OSError, UnicodeError, StateStoreError)
+"""What an exchange ends with where there is no answer; TimeoutError is an OSError, and a host may be no name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def failure(place: str, error: BaseException) -> StateStoreError:
         what, retryable = _connecting(error)
     elif isinstance(error, TimeoutError):
         what, retryable = "did not answer in time; is it overloaded or cut off?", True
-    elif isinstance(error, OSError | psycopg.InterfaceError):
+    elif isinstance(error, OSError | UnicodeError | psycopg.InterfaceError):
         what, retryable = "cannot be reached; is it running, and is storage.url right?", True
     else:
         what, retryable = f"refused a statement of the store's: {type(error).__name__} {state}", False
