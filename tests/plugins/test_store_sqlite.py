@@ -265,6 +265,13 @@ def test_a_path_with_a_nul_is_refused() -> None:
         SQLiteConfig(path="a\0b")
 
 
+@pytest.mark.parametrize("table", ["select", "sqlite_state"])
+def test_a_table_that_sqlite_keeps_for_itself_is_refused(table: str) -> None:
+    """By the setting, not by a statement that fails."""
+    with pytest.raises(ValidationError, match="SQLite keeps this name for itself; choose another"):
+        SQLiteConfig(table=table)
+
+
 def test_a_full_disk_loses_nothing_and_heals(path: Path) -> None:
     """What does not fit is refused by name of the file; what fits goes on, also in the same batch."""
 

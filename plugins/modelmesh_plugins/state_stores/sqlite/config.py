@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from modelmesh.config.durations import PositiveDuration
 
@@ -33,3 +35,13 @@ class SQLiteConfig(BaseModel):
     busy_timeout: PositiveDuration = Field(
         default=5.0, description="How long to wait while other processes write (duration)."
     )
+
+    @field_validator("table")
+    @classmethod
+    def _may_be_a_table(cls, value: str) -> str:
+        try:
+            with closing(sqlite3.connect(":memory:")) as database:
+                database.execute(f"CREATE TABLE {value} (x)")
+        except sqlite3.Error:
+            raise ValueError("SQLite keeps this name for itself; choose another") from None
+        return value
