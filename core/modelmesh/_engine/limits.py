@@ -138,7 +138,7 @@ class Limits:
 
     @property
     def local(self) -> Ledger | None:
-        """What keeps limits here while a ledger elsewhere is down."""
+        """What keeps limits here while the ledger is down."""
         return None if self._fallback is None else self._fallback.ledger
 
     async def reserve(self, call: Call, member: Member) -> Hold | ProviderError:
