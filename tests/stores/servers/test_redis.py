@@ -34,6 +34,24 @@ def test_forgotten_scripts_are_sent_again(redis: Any) -> None:
     _drive(redis, scenario)
 
 
+def test_scripts_that_are_flushed_all_the_time_cost_no_call(redis: Any) -> None:
+    """Nobody comes between sending a script again and calling it."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        async def flush() -> None:
+            while not claiming.done():
+                await admin("SCRIPT", "FLUSH")
+
+        async def claim() -> list[Any]:
+            return [await store.reserve(f"{number}", [CLAIM], lease=60.0) for number in range(50)]
+
+        claiming = asyncio.ensure_future(claim())
+        await flush()
+        assert await claiming == [GRANTED] * 50
+
+    _drive(redis, scenario)
+
+
 def test_a_lock_from_before_the_server_lost_all_ends_nobodys_of_now(redis: Any) -> None:
     """Its fence is smaller than all that are given later, as if nothing had been lost."""
 

@@ -78,11 +78,11 @@ class Wire:
         ]
         if again:
             connection, _ = await self._connected()
-            scripts = {batch[place].script for place in again}
-            loaded = await self._exchange(connection, [load(script) for script in scripts if script is not None])
-            refused = next((each for each in loaded if isinstance(each, Exception)), None)
-            repeated = await self._exchange(connection, [batch[place] for place in again])
-            for place, answer in zip(again, repeated, strict=True):
+            # In one piece, so that scripts that somebody flushes again are there while they are called.
+            loads = [load(script) for script in {batch[place].script for place in again} if script is not None]
+            repeated = await self._exchange(connection, [*loads, *(batch[place] for place in again)])
+            refused = next((each for each in repeated[: len(loads)] if isinstance(each, Exception)), None)
+            for place, answer in zip(again, repeated[len(loads) :], strict=True):
                 answers[place] = refused if refused is not None and isinstance(answer, NoScriptError) else answer
         if any(isinstance(answer, ResponseError) and code_of(answer) in _RECONNECT for answer in answers):
             await self._drop()
