@@ -290,15 +290,23 @@ class ModelMesh:
         """Take over the state that another mesh, or this one earlier, exported.
 
         Rests are shortened by the time that has passed. Models, providers and pools that do not exist here are passed
-        over, and who rests here goes on resting.
+        over, with a warning in the trace, and who rests here goes on resting.
 
         Raises:
             ValueError: It is no such state.
             StateStoreError: A newer version wrote it.
         """
         given = state if isinstance(state, SystemState) else SystemState.from_dict(state)
-        with self._built().engine.lock:
-            self._state_keeper().apply(given)
+        engine = self._built().engine
+        with engine.lock:
+            passed = self._state_keeper().apply(given)
+        if passed:
+            engine.telemetry.trace(
+                Severity.WARNING,
+                "storage",
+                "the state that was imported names who is not in this mesh",
+                {"passed_over": str(passed)},
+            )
 
     def _state_keeper(self) -> StateManager:
         """Return what keeps the state; where nothing is kept, what could."""

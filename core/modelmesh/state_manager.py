@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from modelmesh.errors import ModelMeshError, StateStoreError
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.state_store import StoreLock
+from modelmesh.passed_over import PassedOver
 from modelmesh.state import ModelState, ProviderState
 from modelmesh.state_encoding import StateEncoding, decode
 
@@ -251,8 +252,8 @@ class StateManager:
             self._clock.time(),
         )
 
-    def apply(self, state: SystemState) -> None:
-        """Make the mesh what a state says; models, providers and pools it does not have are passed over."""
+    def apply(self, state: SystemState) -> PassedOver:
+        """Make the mesh what a state says; return the models, providers and pools it does not have."""
         passed = max(0.0, self._clock.time() - state.timestamp)
         for name, saved in state.models.items():
             model = self._registry.get_model(name)
@@ -285,6 +286,8 @@ class StateManager:
                 provider.deactivated = None
                 provider.state.available = provider.state.auth_valid = True
             provider.count_active()
+        models = {model.name for model in self._registry.list_models()}
+        return PassedOver.of(state, models, self._providers, self._pools)
 
     # --- the store -----------------------------------------------------------------------------
 
@@ -321,13 +324,14 @@ class StateManager:
         self._version = 0 if record is None else record.version
         if state is None:
             return None
-        self.apply(state)
-        self._telemetry.trace(
-            Severity.INFO,
-            "storage",
-            "state is restored",
-            {"models": len(state.models), "age_seconds": round(self._clock.time() - state.timestamp, 1)},
-        )
+        passed = self.apply(state)
+        told: dict[str, Any] = {
+            "models": len(state.models) - len(passed.models),
+            "age_seconds": round(self._clock.time() - state.timestamp, 1),
+        }
+        if passed:  # no trouble: a configuration changes
+            told["passed_over"] = str(passed)
+        self._telemetry.trace(Severity.INFO, "storage", "state is restored", told)
         return state
 
     async def save(self) -> bool:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from modelmesh import ModelMesh, PluginHost
 from modelmesh.errors import AuthenticationError, ProviderServerError, StateStoreError
+from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
 from modelmesh.state_manager import (
@@ -242,6 +243,28 @@ def test_models_that_are_gone_are_passed_over(start: Start) -> None:
     asyncio.run(Kept.shared._save(KEY, json.dumps(state).encode(), None))
 
     assert ask(start(clock)) == "a"
+
+
+@pytest.mark.parametrize("at", ["start", "import"])
+def test_who_is_passed_over_is_traced(start: Start, at: str) -> None:
+    """By name: else all of it would seem to be restored."""
+    mesh = start(FakeClock())
+    manager = mesh._state_keeper()
+    asyncio.run(manager.save())
+    state = saved()
+    state["models"]["gone"] = state["models"].pop("a")
+    asyncio.run(Kept.shared._save(KEY, json.dumps(state).encode(), None))
+    told: list[tuple[Any, ...]] = []
+    manager._telemetry.trace = lambda *said, error=None: told.append(said)  # type: ignore[method-assign]
+
+    if at == "start":
+        asyncio.run(manager.load())
+    else:
+        mesh.import_state(state)
+
+    (said,) = told
+    assert said[0] == (Severity.INFO if at == "start" else Severity.WARNING)
+    assert said[3]["passed_over"] == "model 'gone'"
 
 
 def test_a_record_that_cannot_be_read_is_kept_aside(start: Start) -> None:

@@ -128,6 +128,47 @@ def test_a_second_mesh_of_a_process_is_not_told_to_end_it(config: Path) -> None:
             second.initialize(config)
 
 
+def test_an_import_says_who_is_not_in_the_configuration(config: Path) -> None:
+    """They are passed over when the mesh starts, and would seem to be restored."""
+    file = _renamed(_of_a_mesh(config), "pools", "chat-completion", "gone")
+
+    result = run(state.command, "import", config, file)
+
+    assert (result.exit_code, result.stdout) == (0, "1 model and 0 pools are restored at the next start\n")
+    assert result.stderr == f"Warning: {config} has no pool 'gone': passed over\n"
+
+
+def test_a_state_of_another_mesh_is_not_imported(config: Path) -> None:
+    """What is kept would be replaced by what nobody here can use."""
+    file = _of_a_mesh(config)
+    before = (config.parent / "state.json").read_bytes()
+    _renamed(_renamed(file, "models", "tiny", "other"), "providers", "here", "there")
+
+    result = run(state.command, "import", config, file)
+
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {file}: is of another mesh, and not imported: {config} has no model 'other'; provider 'there'\n",
+    )
+    assert (config.parent / "state.json").read_bytes() == before
+
+
+def _of_a_mesh(config: Path) -> Path:
+    """Let a mesh run, and export what it kept."""
+    file = config.parent / "exported.json"
+    with ModelMesh() as mesh:
+        mesh.initialize(config)
+    assert run(state.command, "export", config, file).exit_code == 0
+    return file
+
+
+def _renamed(file: Path, kind: str, old: str, new: str) -> Path:
+    data = json.loads(file.read_text())
+    data[kind][new] = data[kind].pop(old)
+    file.write_text(json.dumps(data))
+    return file
+
+
 def _exported(file: Path, version: int) -> Path:
     file.write_text(json.dumps({"version": version, "timestamp": 0, "models": {}, "providers": {}, "pools": {}}))
     return file

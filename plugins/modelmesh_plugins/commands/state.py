@@ -16,9 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from modelmesh.config import load_config
+from modelmesh.config.configuration import Configuration
+from modelmesh.config.storage import StorageConfig
 from modelmesh.errors import ModelMeshError, StateStoreError
 from modelmesh.interfaces.state_store import StateStore
 from modelmesh.lasting import lasting
+from modelmesh.passed_over import PassedOver
 from modelmesh.state_encoding import StateEncoding, decode
 from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState, refuse_newer
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
@@ -74,7 +77,14 @@ def show(config: str) -> int:
 @click.argument("file", type=click.Path(dir_okay=False))
 def export(config: str, file: str) -> int:
     """Write the state to FILE as JSON."""
-    state = _with_store(config, _read, into=file)
+
+    def check(_: Configuration, section: StorageConfig) -> None:
+        own = {config: "the configuration", getattr(section.settings, "path", None): "the state store's own file"}
+        for path, what in own.items():
+            if isinstance(path, str) and os.path.realpath(path) == os.path.realpath(file):
+                raise click.ClickException(f"{file}: is {what}, and would be overwritten; name another file")
+
+    state = _with_store(config, _read, check)
     if state is None:
         raise click.ClickException("no state is saved, so there is nothing to export")
     try:
@@ -89,7 +99,10 @@ def export(config: str, file: str) -> int:
 @click.argument("config", type=click.Path())
 @click.argument("file", type=click.Path(dir_okay=False))
 def import_(config: str, file: str) -> int:
-    """Replace the state by what FILE holds. End the mesh first: it would write its own over it."""
+    """Replace the state by what FILE holds. End the mesh first: it would write its own over it.
+
+    Models, providers and pools that CONFIG does not have are named, and passed over.
+    """
     try:
         data = json.loads(Path(file).read_text(encoding="utf-8"))
         state = SystemState.from_dict(data if isinstance(data, dict) else {})
@@ -104,6 +117,18 @@ def import_(config: str, file: str) -> int:
             f"{file}: was exported by a newer version; upgrade modelmesh-router to import it"
         ) from None
 
+    passed = PassedOver()
+
+    def check(configuration: Configuration, section: StorageConfig) -> None:
+        nonlocal passed
+        if section.sync_policy == "in-memory":
+            raise click.ClickException(
+                f"{config}: under storage.sync_policy in-memory the mesh restores no state; choose another policy"
+            )
+        passed = _passed_over(state, configuration)
+        if passed and passed.is_all:
+            raise click.ClickException(f"{file}: is of another mesh, and not imported: {config} has no {passed}")
+
     async def write(store: StateStore) -> None:
         await refuse_newer(store)
         # The mesh reads every format, and writes its own the next time.
@@ -111,8 +136,10 @@ def import_(config: str, file: str) -> int:
         # What processes told one another since would put to rest again whom the file brings back.
         await store.delete(ROUTING_KEY)
 
-    _with_store(config, write, restored=True)
-    click.echo(f"{_counted(state)} are restored at the next start")
+    _with_store(config, write, check)
+    if passed:
+        click.echo(f"Warning: {config} has no {passed}: passed over", err=True)
+    click.echo(f"{_counted(state, passed)} are restored at the next start")
     return 0
 
 
@@ -147,8 +174,15 @@ def _is_wanted(question: str) -> bool:
         raise
 
 
-def _counted(state: SystemState) -> str:
-    counts = ((len(state.models), "model"), (len(state.pools), "pool"))
+def _passed_over(state: SystemState, configuration: Configuration) -> PassedOver:
+    providers = {name for name, entry in configuration.providers.items() if entry.enabled}
+    models = {name for name, entry in configuration.models.items() if entry.provider in providers}
+    return PassedOver.of(state, models, providers, configuration.pools)
+
+
+def _counted(state: SystemState, passed: PassedOver | None = None) -> str:
+    models, pools = (0, 0) if passed is None else (len(passed.models), len(passed.pools))
+    counts = ((len(state.models) - models, "model"), (len(state.pools) - pools, "pool"))
     return " and ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
 
 
@@ -163,28 +197,24 @@ async def _read(store: StateStore) -> SystemState | None:
 
 
 def _with_store(
-    config: str, use: Callable[[StateStore], Awaitable[Result]], *, restored: bool = False, into: str | None = None
+    config: str,
+    use: Callable[[StateStore], Awaitable[Result]],
+    check: Callable[[Configuration, StorageConfig], None] | None = None,
 ) -> Result:
     """Use the store that a configuration names.
 
     Args:
         config: The configuration's file.
         use: Awaited with the store.
-        restored: Whether the mesh is to read what was written.
-        into: A file that will be replaced: neither the configuration nor the store's own.
+        check: Called with the configuration and its storage section before the store is opened; raises what it refuses.
     """
     plugins = WarningPlugins()
-    section = load_config(config, connectors=plugins, environ=os.environ).storage
+    configuration = load_config(config, connectors=plugins, environ=os.environ)
+    section = configuration.storage
     if section is None:
         raise click.ClickException(f"{config}: has no storage section, so no state is kept")
-    if restored and section.sync_policy == "in-memory":
-        raise click.ClickException(
-            f"{config}: under storage.sync_policy in-memory the mesh restores no state; choose another policy"
-        )
-    own = {config: "the configuration", getattr(section.settings, "path", None): "the state store's own file"}
-    for path, what in own.items():
-        if into is not None and isinstance(path, str) and os.path.realpath(path) == os.path.realpath(into):
-            raise click.ClickException(f"{into}: is {what}, and would be overwritten; name another file")
+    if check is not None:
+        check(configuration, section)
 
     async def run() -> Result:
         store: Any = plugins.build_alone(section.connector, section.settings)
