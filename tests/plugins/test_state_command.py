@@ -153,6 +153,28 @@ def test_a_state_of_another_mesh_is_not_imported(config: Path) -> None:
     assert (config.parent / "state.json").read_bytes() == before
 
 
+def test_a_state_goes_through_a_pipe(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the name - that other programs have for it; nothing else is printed, and no file is made."""
+    file = _of_a_mesh(config)
+    monkeypatch.chdir(config.parent)
+
+    exported = run(state.command, "export", config, "-")
+    imported = CliRunner().invoke(state.command, ["import", str(config), "-"], input=exported.stdout)
+
+    assert (exported.exit_code, exported.stdout) == (0, file.read_text())
+    assert (imported.exit_code, imported.stdout) == (0, "1 model and 1 pool are restored at the next start\n")
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"{}"], ids=["nothing", "not utf-8", "no state"])
+def test_what_comes_through_a_pipe_and_is_no_state_is_refused(config: Path, data: bytes) -> None:
+    """As it is from a file."""
+    result = CliRunner().invoke(state.command, ["import", str(config), "-"], input=data)
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: <stdin>: is no exported state: ")
+
+
 def _of_a_mesh(config: Path) -> Path:
     """Let a mesh run, and export what it kept."""
     file = config.parent / "exported.json"

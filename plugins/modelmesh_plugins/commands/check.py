@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from modelmesh.errors import ConfigurationError, Problem
 from modelmesh.mesh import ModelMesh
 from modelmesh.plugins import PluginHost
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
+from modelmesh_plugins.commands.files import PIPED, read_piped
 from modelmesh_plugins.commands.refusals import refusal_lines
 from modelmesh_plugins.offline import SilentPlugins
 from modelmesh_plugins.server.settings import settings_of
@@ -27,7 +27,7 @@ def command(file: str) -> int:
     FILE is - for what comes through a pipe, and by default the one that MODELMESH_CONFIG names. Connectors are loaded
     and secrets looked up; nothing is sent anywhere, and no state is opened.
     """
-    text, file = (_piped(), "<stdin>") if file == "-" else (None, file)
+    text, file = (_text_piped(), PIPED) if file == "-" else (None, file)
     try:
         source = MeshConfig.from_file(file) if text is None else MeshConfig.from_yaml(text, file=file)
         configuration = load_config(source, connectors=PluginHost(), environ=os.environ)
@@ -60,11 +60,9 @@ class _UnkeptPlugins(SilentPlugins):
         return super().build(kind, connector_id, settings)
 
 
-def _piped() -> str:
-    if sys.stdin is None:  # closed by whoever started this
-        raise click.ClickException("there is no standard input to read")
+def _text_piped() -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        return read_piped().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise click.ClickException("what comes through the pipe is not UTF-8") from None
 

@@ -1,4 +1,7 @@
-"""How commands write files: the whole of one or nothing, so that a full disk does not cost what stood there before."""
+"""How commands read what comes through a pipe, and write files.
+
+A file is written whole or not at all, so that a full disk does not cost what stood there before.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,28 @@ import errno
 import os
 import secrets
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
+import click
+
+PIPED = "<stdin>"
+"""What messages call the file that comes through a pipe."""
+
 _NOT_REPLACED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
 """What a folder answers that lets no other file take the place of one."""
+
+
+def read_piped() -> bytes:
+    """Return all that comes through the standard input.
+
+    Raises:
+        click.ClickException: There is none.
+    """
+    if sys.stdin is None:  # closed by whoever started this
+        raise click.ClickException("there is no standard input to read")
+    return sys.stdin.buffer.read()
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ from modelmesh.passed_over import PassedOver
 from modelmesh.state_encoding import StateEncoding, decode
 from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState, refuse_newer
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
-from modelmesh_plugins.commands.files import write_whole
+from modelmesh_plugins.commands.files import PIPED, read_piped, write_whole
 from modelmesh_plugins.commands.store_warnings import WarningPlugins
 from modelmesh_plugins.commands.tables import print_whole
 
@@ -74,21 +74,25 @@ def show(config: str) -> int:
 
 @command.command("export")
 @click.argument("config", type=click.Path())
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 def export(config: str, file: str) -> int:
-    """Write the state to FILE as JSON."""
+    """Write the state to FILE as JSON; to the standard output if FILE is -."""
 
     def check(_: Configuration, section: StorageConfig) -> None:
         own = {config: "the configuration", getattr(section.settings, "path", None): "the state store's own file"}
         for path, what in own.items():
-            if isinstance(path, str) and os.path.realpath(path) == os.path.realpath(file):
+            if file != "-" and isinstance(path, str) and os.path.realpath(path) == os.path.realpath(file):
                 raise click.ClickException(f"{file}: is {what}, and would be overwritten; name another file")
 
     state = _with_store(config, _read, check)
     if state is None:
         raise click.ClickException("no state is saved, so there is nothing to export")
+    text = json.dumps(state.to_dict(), indent=2) + "\n"
+    if file == "-":
+        click.echo(text, nl=False)
+        return 0
     try:
-        write_whole(Path(file), json.dumps(state.to_dict(), indent=2) + "\n")
+        write_whole(Path(file), text)
     except OSError as error:
         raise click.ClickException(f"{file}: cannot be written: {error.strerror}") from None
     click.echo(f"{_counted(state)} are in {file}")
@@ -97,14 +101,17 @@ def export(config: str, file: str) -> int:
 
 @command.command("import")
 @click.argument("config", type=click.Path())
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 def import_(config: str, file: str) -> int:
     """Replace the state by what FILE holds. End the mesh first: it would write its own over it.
 
-    Models, providers and pools that CONFIG does not have are named, and passed over.
+    FILE is - for what comes through the standard input. Models, providers and pools that CONFIG does not have are
+    named, and passed over.
     """
+    is_piped, file = file == "-", PIPED if file == "-" else file
     try:
-        data = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = read_piped() if is_piped else Path(file).read_bytes()
+        data = json.loads(content.decode("utf-8"))
         state = SystemState.from_dict(data if isinstance(data, dict) else {})
     except OSError as error:
         raise click.ClickException(f"{file}: cannot be read: {error.strerror}") from None
