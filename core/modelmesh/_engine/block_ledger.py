@@ -16,6 +16,7 @@ from math import ceil
 
 from modelmesh._engine.coming_blocks import ComingBlocks
 from modelmesh._engine.limit_rules import NO_LIMIT
+from modelmesh._engine.unheard import ANSWERS
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import GRANTED, Balance, Claim, Ledger, Verdict, WindowClaim
 from modelmesh.interfaces.runtime import Clock, Random
@@ -46,6 +47,7 @@ class _Block:
 class _Hold:
     blocks: dict[str, tuple[_Block, int]] = field(default_factory=dict)
     is_asked: bool = False
+    answers: int = 1  # to releases that may know nothing of it; of one that was not heard of, it may be on its way
 
 
 class BlockLedger:
@@ -97,7 +99,8 @@ class BlockLedger:
             # The ledger is down, or the caller went away: what was not granted whole is not granted.
             self._forget(reservation)
             if hold.is_asked:
-                self._holds[reservation] = _Hold(is_asked=True)  # perhaps, unheard: whoever claimed releases it
+                # Perhaps, unheard: whoever claimed releases it.
+                self._holds[reservation] = _Hold(is_asked=True, answers=ANSWERS)
             raise
         if not verdict.granted:
             await self._give_back(reservation)
@@ -203,11 +206,14 @@ class BlockLedger:
             old = [block for block in blocks if not block.held and (now >= block.ends_at or not block.left)]
             if old or any(now >= block.ends_at for block in blocks):
                 self._blocks[account] = [block for block in blocks if block not in old and now < block.ends_at]
-        for place, block in enumerate(old):
+        await self._give_all(old)
+
+    async def _give_all(self, blocks: Sequence[_Block]) -> None:
+        for place, block in enumerate(blocks):
             try:
                 await self._give(block)
             except BaseException:
-                self._owed += old[place + 1 :]
+                self._owed += blocks[place + 1 :]
                 raise
 
     async def _give(self, block: _Block) -> None:
@@ -250,53 +256,66 @@ class BlockLedger:
     async def settle_all(self, settlements: Mapping[str, Mapping[str, int]]) -> Mapping[str, bool | StateStoreError]:
         """Book what was spent on the blocks, and settle the rest together."""
         outcomes: dict[str, bool | StateStoreError] = {}
+        errors: dict[str, StateStoreError] = {}
         asked: dict[str, Mapping[str, int]] = {}
         for reservation, actual in settlements.items():
             hold = self._holds.pop(reservation, None)
             outcomes[reservation] = hold is not None
             if hold is None:
                 continue
-            try:
-                for account, (block, amount) in hold.blocks.items():
-                    await self._book(block, amount, actual.get(account, amount))
-            except StateStoreError as error:
-                outcomes[reservation] = error
-                continue
             if hold.is_asked:
                 asked[reservation] = {account: spent for account, spent in actual.items() if account not in hold.blocks}
+            try:
+                await self._give_all(self._book(hold, actual))
+            except StateStoreError as error:
+                errors[reservation] = error
         if asked:
             outcomes.update(await self._ledger.settle_all(asked))
-        return outcomes
+        return {**outcomes, **errors}
 
-    async def _book(self, block: _Block, amount: int, spent: int) -> None:
+    def _book(self, hold: _Hold, actual: Mapping[str, int]) -> list[_Block]:
+        """Book what was spent on all blocks of a hold; return those that are over by that, to be given back."""
+        over: list[_Block] = []
         with self._guard:
-            block.held -= amount
-            block.spent += spent
-            blocks = self._blocks.get(block.account, [])
-            # Used up, or retired while requests were on their way: this was the last of them.
-            is_over = not block.held and (block.left <= 0 or block not in blocks)
-            if is_over and block in blocks:
-                blocks.remove(block)
-        if is_over:
-            await self._give(block)
+            for account, (block, amount) in hold.blocks.items():
+                block.held -= amount
+                block.spent += actual.get(account, amount)
+                blocks = self._blocks.get(account, [])
+                # Used up, or retired while requests were on their way: this was the last of them.
+                if not block.held and (block.left <= 0 or block not in blocks):
+                    over.append(block)
+                    if block in blocks:
+                        blocks.remove(block)
+        return over
 
     async def release(self, reservation: str) -> bool:
         """Give everything back, also what was granted elsewhere to a caller who did not wait to hear of it."""
         return await self._give_back(reservation)
 
     def _forget(self, reservation: str) -> None:
-        """Give back to the blocks alone, without asking the ledger; one that is over is settled by its lease."""
-        with self._guard:
-            for block, amount in self._holds.pop(reservation).blocks.values():
-                block.held -= amount
+        """Give back to the blocks alone, without asking the ledger, to which one that is over is owed."""
+        hold = self._holds.pop(reservation)
+        self._owed += self._book(hold, dict.fromkeys(hold.blocks, 0))
 
     async def _give_back(self, reservation: str) -> bool:
         hold = self._holds.pop(reservation, None)
         if hold is None:
             return False
-        for block, amount in hold.blocks.values():
-            await self._book(block, amount, 0)
-        return await self._ledger.release(reservation) if hold.is_asked else True
+        over = self._book(hold, dict.fromkeys(hold.blocks, 0))
+        try:
+            return await self._release(reservation, hold.answers) if hold.is_asked else True
+        finally:
+            await self._give_all(over)
+
+    async def _release(self, reservation: str, answers: int) -> bool:
+        """Release what the ledger was asked for; until it has answered, the same may be asked again."""
+        try:
+            is_open = await self._ledger.release(reservation)
+            answers = 0 if is_open else answers - 1
+        finally:
+            if answers:
+                self._holds[reservation] = _Hold(is_asked=True, answers=answers)
+        return is_open
 
     async def balances(self, accounts: Sequence[str]) -> Mapping[str, Balance]:
         """Return the shared books, in which blocks count as reserved."""

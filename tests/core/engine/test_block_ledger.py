@@ -55,6 +55,8 @@ class Counted(MemoryStateStore):
 
     async def release(self, *args: Any, **facts: Any) -> bool:
         self.calls += 1
+        if self.is_down:
+            raise StateStoreError("down")
         return await super().release(*args, **facts)
 
 
@@ -464,3 +466,69 @@ def test_blocks_that_are_owed_are_not_forgotten_by_a_loop_that_ends_while_they_a
         return [balance.reserved for balance in (await store.balances(accounts)).values()]
 
     assert asyncio.run(scenario()) == [0, 0]
+
+
+def test_what_a_silent_store_granted_is_released_however_often_that_takes() -> None:
+    """A release that failed is not forgotten, nor is one that came to the store before the claim did."""
+
+    async def scenario() -> tuple[list[bool], int, bool]:
+        world = World(1, share=0.5)
+        ledger, store = world.ledgers[0], world.store
+        place = WindowClaim("concurrency", 1, 1, 0.0)
+        store.is_silent = True
+        asking = asyncio.create_task(ledger.reserve("unheard", [place], lease=3_600.0))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait({asking})
+        store.is_silent, store.is_down = False, True
+        with pytest.raises(StateStoreError):
+            await ledger.release("unheard")
+        store.is_down = False
+        await store.release("unheard")
+        early = await ledger.release("unheard")
+        await store.reserve("unheard", [place], lease=3_600.0)
+        released = [early, await ledger.release("unheard"), await ledger.release("unheard")]
+        return released, len(store._books.reservations), bool(ledger._holds)
+
+    assert asyncio.run(scenario()) == ([False, True, False], 0, False)
+
+
+def test_a_block_that_cannot_be_given_back_keeps_nothing_else_of_its_request() -> None:
+    """What it held of other blocks and of the store is booked all the same: none of it waits for a lease to end."""
+    held = ["first", "second"]
+
+    async def scenario() -> tuple[bool, list[tuple[int, int]]]:
+        world = World(1, share=0.1)
+        ledger, store = world.ledgers[0], world.store
+        place = WindowClaim("concurrency", 1, 1, 0.0)
+        claims = [*(WindowClaim(account, 10, 100, 86_400.0) for account in held), place]
+        await ledger.reserve("r", claims, lease=60.0)
+        store.is_down = True
+        outcome = (await ledger.settle_all({"r": {"first": 10, "second": 4, "concurrency": 0}}))["r"]
+        store.is_down = False
+        await ledger.close()
+        books = await store.balances([*held, "concurrency"])
+        return isinstance(outcome, StateStoreError), [(each.spent, each.reserved) for each in books.values()]
+
+    assert asyncio.run(scenario()) == (True, [(10, 0), (4, 0), (0, 0)])
+
+
+def test_a_block_that_ends_while_its_last_claim_fails_is_owed() -> None:
+    """The store would otherwise keep all of it until the lease ends, and count it as spent."""
+
+    async def scenario() -> tuple[int, int]:
+        world = World(1, share=0.5)
+        ledger, store = world.ledgers[0], world.store
+        await world.spend(0, 10)
+        store.is_silent = True
+        asked = [*claim(10), RateClaim("rpm", 1, 60, 60.0, 1)]
+        asking = asyncio.create_task(ledger.reserve("r", asked, lease=60.0))
+        await asyncio.sleep(0)
+        world.clock.advance(BLOCK_SECONDS)
+        await ledger.give_back_old()
+        asking.cancel()
+        await asyncio.wait({asking})
+        await ledger.give_back_old()
+        return await world.booked()
+
+    assert asyncio.run(scenario()) == (10, 0)
