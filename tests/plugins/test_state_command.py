@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -114,9 +115,12 @@ def test_a_store_that_raises_anything_is_named(config: Path, monkeypatch: pytest
 
     result = run(state.command, "show", config)
 
-    assert (result.exit_code, result.stderr) == (
-        1,
-        f"Error: {config}: state store 'modelmesh.file.v1' raised RuntimeError; report it to its author\n",
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        rf"Error: {config}: storage\.connector 'modelmesh\.file\.v1':"
+        r" state store modelmesh_plugins\.state_stores\.file\.FileStateStore raised RuntimeError at [\w/]+\.py:\d+"
+        r" in \w+; report it to its author\n",
+        result.stderr,
     )
 
 

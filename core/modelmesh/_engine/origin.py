@@ -48,9 +48,19 @@ def told(error: BaseException, cls: type, redact: Callable[[str], str]) -> str:
     return ": ".join(part for part in (type_and_place(error, cls), redacted_text(error, redact)) if part)
 
 
-def store_erred(error: Exception, cls: type) -> StateStoreError:
-    """Build the error for what a state store raised and its author did not foresee; its text stays in the cause."""
-    erred = StateStoreError(f"state store {class_name(cls)} raised {type_and_place(error, cls)}")
+def store_erred(
+    error: Exception, cls: type, *, during: str = "", redact: Callable[[str], str] | None = None
+) -> StateStoreError:
+    """Build the error for what a state store raised and its author did not foresee.
+
+    Args:
+        error: What it raised; the cause of what is returned.
+        cls: The store's class.
+        during: What was done, such as ``reading the state from``.
+        redact: Takes secrets out of the exception's text; without it the text stays in the cause.
+    """
+    said = type_and_place(error, cls) if redact is None else told(error, cls, redact)
+    erred = StateStoreError(f"{during} state store {class_name(cls)} raised {said}".lstrip())
     erred.__cause__ = error
     return erred
 

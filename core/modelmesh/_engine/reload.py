@@ -18,8 +18,8 @@ from modelmesh._engine.dispatch import Dispatcher
 from modelmesh._engine.lane import close_connector
 from modelmesh._engine.member import NEVER, Member
 from modelmesh._engine.observability import Observer, bind_observer, observers_of
-from modelmesh._engine.origin import class_name, told
-from modelmesh.errors import ModelMeshError, StateStoreError
+from modelmesh._engine.origin import store_erred
+from modelmesh.errors import ModelMeshError
 from modelmesh.interfaces.observability import EventType
 from modelmesh.interfaces.strategy import DeactivationReason, ModelStatus, RecoveryTrigger
 from modelmesh.state import ModelState, ProviderState
@@ -242,9 +242,8 @@ def _look_into_store(before: Graph, after: Graph) -> None:
     except ModelMeshError:
         raise
     except Exception as error:
-        cls = type(store)
-        said = told(error, cls, before.dispatcher.redactor.text)
-        raise StateStoreError(f"reading the state from state store {class_name(cls)} raised {said}") from error
+        redact = before.dispatcher.redactor.text
+        raise store_erred(error, type(store), during="reading the state from", redact=redact) from error
 
 
 class _Likeness:

@@ -23,7 +23,7 @@ from modelmesh.interfaces.state_store import StateStore
 from modelmesh.lasting import lasting
 from modelmesh.passed_over import PassedOver
 from modelmesh.state_encoding import StateEncoding, decode
-from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState, refuse_newer
+from modelmesh.state_manager import CORRUPT_KEY, KEY, ROUTING_KEY, SystemState, refuse_newer, store_raised
 from modelmesh_plugins.commands.configuration import VARIABLE, ConfigurationPath
 from modelmesh_plugins.commands.files import PIPED, read_piped, write_whole
 from modelmesh_plugins.commands.store_warnings import WarningPlugins
@@ -242,6 +242,7 @@ def _with_store(
     except (
         Exception
     ) as error:  # what the author of a store did not foresee; its text may hold what is nobody's business
+        raised = store_raised(error, plugins.find("state_stores", section.connector)).message
         raise click.ClickException(
-            f"{config}: state store {section.connector!r} raised {type(error).__name__}; report it to its author"
+            f"{config}: storage.connector {section.connector!r}: {raised}; report it to its author"
         ) from error
