@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -94,6 +96,28 @@ def test_a_host_that_is_no_name_cannot_be_reached() -> None:
             await made.close()
 
     asyncio.run(scenario())
+
+
+def test_a_listener_goes_on_looking_for_a_host_that_is_no_name() -> None:
+    """It may be one again, where names are looked up anew; meanwhile nothing is reported that nobody asked for."""
+    said: list[Any] = []
+
+    async def scenario() -> bool:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        made = store.PostgresStateStore(config.PostgresConfig(url="postgresql://mesh@a..b:1/mesh"))
+        heard = made.subscribe("news")
+        try:
+            for _ in range(3):
+                with pytest.raises(StateStoreError):
+                    await made.load("key")
+            return bool(made._listener._task.done())
+        finally:
+            await heard.aclose()
+            await made.close()
+            gc.collect()
+
+    assert asyncio.run(scenario()) is False
+    assert said == []
 
 
 def test_limits_of_time_may_have_a_unit() -> None:

@@ -76,7 +76,7 @@ class Listener:
         pause = FIRST_PAUSE
         try:
             while self.channels.listened():
-                with suppress(psycopg.Error, OSError, StateStoreError):
+                with suppress(psycopg.Error, OSError, UnicodeError, StateStoreError):
                     while self.channels.listened():
                         # Work on a lane ends when the connection does; each turn also shows that it still answers.
                         await self._lane.run(self._hear, within=PING_SECONDS + LOOK_SECONDS, repeatable=False)
@@ -100,11 +100,14 @@ class Listener:
         silent = True
         async for notification in connection.notifies(timeout=LOOK_SECONDS, stop_after=1):
             silent = False
-            kind, body, channel = _read(notification.payload)
-            if kind == "m":
-                self.channels.publish(channel, b64decode(body))
-            elif channel in self.channels.listened():
-                rows.append((channel, int(body)))
+            try:
+                kind, body, channel = _read(notification.payload)
+                if kind == "m":
+                    self.channels.publish(channel, b64decode(body))
+                elif channel in self.channels.listened():
+                    rows.append((channel, int(body)))
+            except ValueError:
+                continue  # none of the store's: anybody in the database may notify
         for channel, number in rows:
             query = SQL("SELECT body FROM {}.messages WHERE id = %s").format(Identifier(self._config.schema_name))
             row = await (await connection.execute(query, (number,))).fetchone()
