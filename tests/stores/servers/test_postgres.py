@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -40,6 +41,69 @@ def test_a_backend_ended_at_work_is_tried_again(postgres: Any) -> None:
             await admin("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
         assert await waiting == GRANTED
         assert (await store.balances(["budget"]))["budget"] == Balance(0, 20)
+
+    _drive(postgres, scenario)
+
+
+def test_what_was_read_only_is_written_to_again_without_a_restart(postgres: Any) -> None:
+    """Whether a session may write is settled when it begins: one that may not is left for another."""
+    role = postgres.name
+
+    async def scenario(_: Any, admin: Any) -> None:
+        await admin(f"CREATE ROLE {role} LOGIN SUPERUSER")
+        await admin(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+        store = postgres.make(url=postgres.server.url.replace("owner@", f"{role}@"))
+        try:
+            with pytest.raises(StateStoreError, match="takes no writes"):
+                await store.reserve("one", [CLAIM], lease=60.0)
+            with pytest.raises(StateStoreError, match="takes no writes"):
+                await store.save("key", b"")
+            await admin(f"ALTER ROLE {role} RESET default_transaction_read_only")
+            assert await store.reserve("one", [CLAIM], lease=60.0) == GRANTED
+            assert await store.save("key", b"") is not None
+        finally:
+            await store.close()
+            await admin(f"DROP ROLE {role}")
+
+    _drive(postgres, scenario)
+
+
+def test_the_server_waits_no_longer_for_rows_than_whoever_asked(postgres: Any) -> None:
+    """Held up by a transaction that was left open, calls that nobody waits for any more leave no backend behind."""
+
+    async def scenario(_: Any, admin: Any) -> None:
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        store = postgres.make(timeout=0.05)
+        try:
+            await _granted(store)
+            async with await admin.hold(f"SELECT FROM {postgres.name}.windows WHERE account = 'budget' FOR UPDATE"):
+                for number in range(3):
+                    with pytest.raises(StateStoreError, match=r"in time|took too long"):
+                        await store.reserve(f"late-{number}", [CLAIM], lease=60.0)
+                async with asyncio.timeout(2.0):
+                    while await admin(waiting):
+                        pass
+        finally:
+            await store.close()
+
+    _drive(postgres, scenario)
+
+
+def test_notifications_of_others_end_no_listening(postgres: Any) -> None:
+    """Anybody in the database may notify on the store's channel, of whatever they like."""
+
+    async def scenario(store: Any, admin: Any) -> None:
+        heard = store.subscribe("news")
+        try:
+            await store.publish("news", b"first")
+            assert await anext(heard) == b"first"
+            for words in ("mA news", "r1st news", "hello", ""):
+                await admin(f"SELECT pg_notify('modelmesh_{postgres.name}', '{words}')")
+            await store.publish("news", b"second")
+            async with asyncio.timeout(2.0):
+                assert await anext(heard) == b"second"
+        finally:
+            await heard.aclose()
 
     _drive(postgres, scenario)
 
@@ -328,6 +392,14 @@ class Admin:
         connection = await psycopg.AsyncConnection.connect(self._url, application_name="admin")
         await connection.execute(statement)
         return connection
+
+
+async def _granted(store: Any) -> None:
+    """Reserve, until a first connection was opened in time."""
+    while True:
+        with suppress(StateStoreError):
+            assert await store.reserve("warm", [CLAIM], lease=60.0) == GRANTED
+            return
 
 
 def _drive(postgres: Any, scenario: Any, *, warm: bool = True) -> None:

@@ -14,6 +14,10 @@ AGAIN = frozenset({"40001", "40P01", "23505"})
 NOT_DONE = frozenset({"57P01", "57P02", "57P03", "57P05"})
 """The server ended the connection before the statement was done."""
 
+ELSEWHERE = frozenset({"25006"})
+"""Refusals that another connection may not meet: the name may lead to another server by now, and what a role or a
+database is allowed is read when a session begins."""
+
 _REMEDIES: dict[str, tuple[str, bool]] = {
     "28P01": ("refused the password; see storage.url and storage.password", False),
     "28000": ("does not let this user in; see storage.url and the server's pg_hba.conf", False),

@@ -12,7 +12,7 @@ import psycopg
 
 from modelmesh_plugins.state_stores.postgres.config import PostgresConfig
 from modelmesh_plugins.state_stores.postgres.exchange import Connection, cut, exchange
-from modelmesh_plugins.state_stores.postgres.failures import NOT_DONE, state_of
+from modelmesh_plugins.state_stores.postgres.failures import ELSEWHERE, NOT_DONE, state_of
 from modelmesh_plugins.state_stores.postgres.migrations import migrate
 
 Result = TypeVar("Result")
@@ -79,6 +79,10 @@ class Lane:
             await self._drop()
             if fresh or not (repeatable or state_of(error) in NOT_DONE):
                 raise
+        except psycopg.Error as error:
+            if state_of(error) in ELSEWHERE:
+                await self._drop()
+            raise
         connection, _ = await self._connected()
         return await work(connection)
 
@@ -105,9 +109,10 @@ class Lane:
     async def _begin(self, connection: Connection) -> None:
         # Plans are made while the tables are small, and kept: they have to go by the indexes from the beginning. An
         # older server thinks that so dear where there is no index that it would compile the statement.
+        # A server that waits for rows does not see that its connection was cut: it waits no longer than whoever asked.
         await connection.execute(
             "SELECT set_config('synchronous_commit', %s, false), set_config('statement_timeout', %s, false),"
-            " set_config('idle_in_transaction_session_timeout', %s, false),"
+            " set_config('idle_in_transaction_session_timeout', %s, false), set_config('lock_timeout', %s, false),"
             " set_config('default_transaction_isolation', 'read committed', false),"
             " set_config('client_encoding', 'UTF8', false),"
             " set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)",
@@ -115,6 +120,7 @@ class Lane:
                 "on" if self._config.synchronous_commit else "off",
                 f"{int(LONGEST_STATEMENT * 1_000)}",
                 f"{int(LONGEST_STATEMENT * 1_000)}",
+                f"{max(1, int(self._config.timeout * 1_000))}",
             ),
         )
         await migrate(connection, self._config.schema_name)

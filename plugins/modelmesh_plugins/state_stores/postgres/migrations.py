@@ -29,6 +29,7 @@ async def migrate(connection: AsyncConnection[Any], schema: str) -> None:
     if await _version(connection, schema) == len(steps()):
         return
     async with connection.transaction():
+        await connection.execute("SELECT set_config('lock_timeout', '0', true)")  # others take their turns
         await connection.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"modelmesh migrates {schema}",)
         )
