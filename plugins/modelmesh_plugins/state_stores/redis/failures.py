@@ -31,6 +31,7 @@ _REMEDIES: dict[str, tuple[str, bool]] = {
         False,
     ),
     "DB index": ("has no database of this number; correct it in storage.url", False),
+    "max number of clients": ("takes no more connections; raise its maxclients, or use fewer processes", True),
     "WRONGTYPE": ("has other keys under storage.key_prefix; choose another prefix", False),
     "NOAUTH": ("wants a password; set storage.password", False),
     "WRONGPASS": ("refused the user or the password; see storage.url, storage.username and storage.password", False),
