@@ -138,6 +138,24 @@ def test_missing_rights_are_told(redis: Any) -> None:
     _drive(redis, scenario)
 
 
+def test_what_was_answered_before_the_connection_broke_is_heard(redis: Any) -> None:
+    """Of calls that went out together, those that have to be sent again fail alone where nobody can be reached."""
+
+    async def scenario() -> list[Any]:
+        async with _breaking_off(after=[b"*3\r\n$-1\r\n$-1\r\n$-1\r\n", b":1\r\n"]) as port:
+            store = redis.make(port=port)
+            try:
+                assert await store.load("warm") is None
+                return await asyncio.gather(store.settle("one", {}), store.load("key"), return_exceptions=True)
+            finally:
+                await store.close()
+
+    settled, loaded = asyncio.run(scenario())
+
+    assert settled is True
+    assert "cannot be reached" in loaded.message
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "remedy"),
     [
@@ -146,6 +164,7 @@ def test_missing_rights_are_told(redis: Any) -> None:
         ("-CLUSTERDOWN The cluster is down", "CLUSTERDOWN", "CLUSTER INFO"),
         ("-NOAUTH Authentication required.", "NOAUTH", "set storage.password"),
         ("-MISCONF Redis is configured to save RDB snapshots", "MISCONF", "free the disk"),
+        ("-ERR max number of clients reached", "max number of clients", "raise its maxclients"),
         ("-ERR unknown command", "ResponseError", "refused a command"),
         ("-ERR DB index is out of range", "DB index", "no database of this number; correct it in storage.url"),
         ("garbage", "InvalidResponse", "Redis at"),
@@ -320,4 +339,30 @@ async def _answering(answer: str) -> AsyncIterator[int]:
         server.close()
         for writer in writers:
             writer.close()
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _breaking_off(after: list[bytes]) -> AsyncIterator[int]:
+    """A server that gives so many answers over one connection, then resets it and takes no other."""
+    answers = iter(after)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async for line in reader:
+            if line.startswith((b"CLIENT", b"SELECT")):
+                writer.write(b"+OK\r\n")
+            elif line.startswith((b"HMGET", b"EVALSHA")):
+                answer = next(answers, None)
+                if answer is None:
+                    server.close()
+                    break
+                writer.write(answer)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
         await asyncio.sleep(0.01)

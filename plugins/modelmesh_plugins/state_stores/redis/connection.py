@@ -77,16 +77,26 @@ class Wire:
             or (_is_broken(answer) and batch[place].repeatable and not fresh and not isinstance(answer, TimeoutError))
         ]
         if again:
-            connection, _ = await self._connected()
-            # In one piece, so that scripts that somebody flushes again are there while they are called.
-            loads = [load(script) for script in {batch[place].script for place in again} if script is not None]
-            repeated = await self._exchange(connection, [*loads, *(batch[place] for place in again)])
-            refused = next((each for each in repeated[: len(loads)] if isinstance(each, Exception)), None)
-            for place, answer in zip(again, repeated[len(loads) :], strict=True):
-                answers[place] = refused if refused is not None and isinstance(answer, NoScriptError) else answer
+            for place, answer in zip(again, await self._repeat([batch[place] for place in again]), strict=True):
+                answers[place] = answer
         if any(isinstance(answer, ResponseError) and code_of(answer) in _RECONNECT for answer in answers):
             await self._drop()
         return answers
+
+    async def _repeat(self, batch: Sequence[Command]) -> Sequence[Any]:
+        """Carry out what the server did not, with the scripts it needs for it."""
+        try:
+            connection, _ = await self._connected()
+        except (RedisError, OSError) as error:
+            return [error] * len(batch)  # the rest of its batch has been answered
+        # In one piece, so that scripts that somebody flushes again are there while they are called.
+        loads = [load(script) for script in {command.script for command in batch} if script is not None]
+        answers = await self._exchange(connection, [*loads, *batch])
+        refused = next((each for each in answers[: len(loads)] if isinstance(each, Exception)), None)
+        return [
+            refused if refused is not None and isinstance(answer, NoScriptError) else answer
+            for answer in answers[len(loads) :]
+        ]
 
     async def _exchange(self, connection: AbstractConnection, batch: Sequence[Command]) -> list[Any]:
         """Return the answer to each command; those that a broken connection cost are the exception it broke with."""
