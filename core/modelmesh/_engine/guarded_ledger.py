@@ -94,7 +94,7 @@ class GuardedLedger:
             with self._deadlines.within(self._timeout):
                 result = await call
         except TimeoutError:
-            late = StateStoreError(f"the state store did not answer within {self._timeout:g} s")
+            late = StateStoreError(f"the state store did not answer within {self._timeout:g} s", retryable=True)
             self._failed(begun, late)
             raise late from None
         except StateStoreError as error:

@@ -16,6 +16,7 @@ from modelmesh._engine.block_ledger import BlockLedger
 from modelmesh._engine.budget_alerts import BudgetAlerts
 from modelmesh._engine.estimates import Estimate, estimated
 from modelmesh._engine.guarded_ledger import BACK, GONE, NotAskedError
+from modelmesh._engine.late_settlements import LateSettlements
 from modelmesh._engine.limit_rules import Limit, within_bounds
 from modelmesh._engine.origin import store_erred
 from modelmesh._engine.policies import RATE_LIMITED
@@ -128,7 +129,8 @@ class Limits:
         self._is_down = False  # of a ledger of this process's own; one elsewhere has a guard that knows
         self.alerts = BudgetAlerts(ledger, clock, telemetry)
         self._settling: set[asyncio.Task[None]] = set()
-        self._settlements = Settlements(ledger, self._not_settled, self.alerts.look)
+        self._late = LateSettlements(self.lasting, clock, self._not_settled)
+        self._settlements = Settlements(ledger, self._not_settled, self.alerts.look, self._late.takes)
         self._unheard = Unheard(ledger, clock)
 
     @property
@@ -369,8 +371,11 @@ class Limits:
         task.add_done_callback(self._settling.discard)
 
     async def _release(self, hold: Hold) -> None:
-        with suppress(StateStoreError):  # its lease will end
+        try:
             await hold.ledger.release(hold.reservation)
+        except StateStoreError:
+            if self._shared and hold.ledger is self._ledger:
+                self._unheard.add(hold.reservation)
 
     async def settle(self, hold: Hold, actual: Mapping[str, int]) -> None:
         """Book what was spent; what ``actual`` leaves out counts as reserved."""
@@ -395,6 +400,7 @@ class Limits:
         """Wait for what is still being settled on this loop, and give back what was taken in advance."""
         loop = asyncio.get_running_loop()
         await self._settlements.finish()
+        await self._late.finish()
         await self.alerts.look(at_once=True)
         await self._unheard.finish()
         waiting = [task for task in self._settling if task.get_loop() is loop]

@@ -23,14 +23,20 @@ class Settlements:
         ledger: Keeps the reservations.
         failed: Told of each reservation that could not be settled.
         settled: Awaited after each call; raises nothing.
+        late: Asked whether it takes a settlement that failed; ``failed`` is not told of those.
     """
 
     def __init__(
-        self, ledger: Ledger, failed: Callable[[Exception], None], settled: Callable[[], Awaitable[None]]
+        self,
+        ledger: Ledger,
+        failed: Callable[[Exception], None],
+        settled: Callable[[], Awaitable[None]],
+        late: Callable[[str, Mapping[str, int], Exception], bool] = lambda *_: False,
     ) -> None:
         self._ledger = ledger
         self._failed = failed
         self._settled = settled
+        self._late = late
         self._due: dict[asyncio.AbstractEventLoop, dict[str, Mapping[str, int]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,17 +63,18 @@ class Settlements:
         try:
             while due:
                 batch = {reservation: due.pop(reservation) for reservation in list(islice(due, MOST))}
-                for error in await self._errors(batch):
-                    self._failed(error)
+                for reservation, error in (await self._errors(batch)).items():
+                    if not self._late(reservation, batch[reservation], error):
+                        self._failed(error)
                 await self._settled()
         finally:
             # Nothing is awaited between the last look at what is due and this line.
             del self._due[loop]
 
-    async def _errors(self, batch: Mapping[str, Mapping[str, int]]) -> list[Exception]:
+    async def _errors(self, batch: Mapping[str, Mapping[str, int]]) -> Mapping[str, Exception]:
         """Settle a batch; return the error of each reservation that was not."""
         try:
             outcomes = await self._ledger.settle_all(batch)
         except Exception as error:  # of a store whoever wrote it: the next batch is settled all the same
-            return [error] * len(batch)
-        return [outcome for outcome in outcomes.values() if isinstance(outcome, StateStoreError)]
+            return dict.fromkeys(batch, error)
+        return {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, StateStoreError)}

@@ -38,7 +38,14 @@ class Shared(MemoryStateStore):
 
     async def settle_all(self, settlements: Any) -> Any:
         self.settled.append(len(settlements))
+        if self.is_down:
+            raise StateStoreError("gone", retryable=True)
         return await super().settle_all(settlements)
+
+    async def release(self, reservation: str) -> bool:
+        if self.is_down:
+            raise StateStoreError("gone")
+        return await super().release(reservation)
 
     async def reserve(self, *args: Any, **facts: Any) -> Any:
         self.lease = facts["lease"]
@@ -157,6 +164,35 @@ def test_what_the_store_granted_unheard_is_free_again_when_it_answers(build: Bui
         assert (await mesh.get_router().acomplete(POOL, request)).model == "a"  # a rate goes on locally
         store.is_unheard = False
         held = (await store.balances([PLACES]))[PLACES]
+        await cast("FakeClock", mesh._clock).run(5.0)
+        return held, (await store.balances([PLACES]))[PLACES]
+
+    assert asyncio.run(scenario()) == (Balance(0, 1), Balance(0, 0))
+
+
+@pytest.mark.parametrize("storage", [{}, {"lease_share": 0.1}], ids=["each", "blocks"])
+@pytest.mark.parametrize("ends", ["answered", "cancelled while it claims"])
+def test_a_request_that_ends_while_the_store_is_down_keeps_its_place_no_longer(
+    build: Build, ends: str, storage: Any
+) -> None:
+    """Of an outage of a second a provider with few places would not recover for ten minutes."""
+    provider = ScriptedProvider([hang()])
+    mesh = build(limits=TWO_PLACES, provider=provider, call_timeout="60s", **storage)
+    store: Any = mesh._built().state_store
+    store.is_slow = ends != "answered"
+    request = CompletionRequest([{"role": "user", "content": "hi"}])
+
+    async def scenario() -> tuple[Balance, Balance]:
+        asking = asyncio.ensure_future(mesh.get_router().acomplete(POOL, request))
+        await turns()
+        store.is_down, store.is_slow = True, False
+        provider.release()
+        if ends != "answered":
+            asking.cancel()
+        await asyncio.wait({asking})
+        await turns()
+        held = (await store.balances([PLACES]))[PLACES]
+        store.is_down = False
         await cast("FakeClock", mesh._clock).run(5.0)
         return held, (await store.balances([PLACES]))[PLACES]
 
