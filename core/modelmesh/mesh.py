@@ -22,7 +22,7 @@ from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.strategy import DeactivationReason
 from modelmesh.middleware import Middleware, MiddlewareStack
 from modelmesh.plugins import PluginHost
-from modelmesh.state_manager import StateManager, SystemState
+from modelmesh.state_manager import StateManager, SystemState, store_raised
 
 if TYPE_CHECKING:
     from modelmesh._engine.lane import DeliveryCounts
@@ -517,7 +517,7 @@ class ModelMesh:
             for limit in member.limits
         }
         assert graph.state_store is not None
-        return self._loop.run(quota_rows(limits.values(), graph.state_store, self._clock.time()))
+        return self._read(graph, quota_rows(limits.values(), graph.state_store, self._clock.time()))
 
     def get_usage(self) -> Usage:
         """Say what was used: cost, tokens and calls, by model, and how budgets stand."""
@@ -535,8 +535,18 @@ class ModelMesh:
         from modelmesh.quota import headroom_rows
 
         graph = self._built()
-        seen = {} if graph.headroom is None else self._loop.run(graph.headroom.read())
+        seen = {} if graph.headroom is None else self._read(graph, graph.headroom.read())
         return headroom_rows(graph.providers, seen, self._clock.time())
+
+    def _read(self, graph: Graph, limits: Coroutine[Any, Any, Result]) -> Result:
+        """Read limits from the store; what its author did not foresee becomes an error that names it."""
+        try:
+            return self._loop.run(limits)
+        except ModelMeshError:
+            raise
+        except Exception as error:
+            redact = graph.dispatcher.redactor.text
+            raise store_raised(error, type(graph.state_store), during="reading limits from", redact=redact) from error
 
     # --- looking ------------------------------------------------------------------
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from modelmesh.interfaces.ledger import NANO_USD, Ledger
+from modelmesh.errors import StateStoreError
+from modelmesh.interfaces.ledger import NANO_USD, Balance, Ledger
 
 if TYPE_CHECKING:
     from modelmesh._engine.kept_headroom import Seen
@@ -87,10 +88,13 @@ async def quota_rows(limits: Iterable[Limit], ledger: Ledger, now: float) -> lis
         limits: As configured.
         ledger: Keeps their accounts.
         now: Unix time.
+
+    Raises:
+        StateStoreError: The ledger does not answer, or with something else.
     """
     windows = [limit for limit in limits if limit.period is None]
     accounts = [limit.claim(0, now).account for limit in windows]
-    balances = await ledger.balances(accounts)
+    balances = _checked(await ledger.balances(accounts), accounts, ledger)
     rows: list[QuotaRow] = []
     for limit, account in zip(windows, accounts, strict=True):
         balance = balances[account]
@@ -143,6 +147,18 @@ def headroom_rows(providers: Mapping[str, ProviderService], seen: Mapping[str, S
             row.resets_at, row.runs_out_at = ends, kept.runs_out_at()
         rows.append(row)
     return rows
+
+
+def _checked(balances: Any, accounts: list[str], ledger: Ledger) -> Mapping[str, Balance]:
+    """Return books of all accounts, as the ledger's interface promises them."""
+    if isinstance(balances, Mapping) and all(isinstance(balances.get(account), Balance) for account in accounts):
+        return balances
+    from modelmesh._engine.origin import class_name
+
+    raise StateStoreError(
+        f"state store {class_name(type(ledger))} answered for the books of accounts with {type(balances).__name__};"
+        " its balances has to return a mapping with a Balance for each account it is asked for"
+    )
 
 
 def _shown(limit: Limit, amount: int) -> float:

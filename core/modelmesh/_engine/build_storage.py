@@ -9,8 +9,8 @@ from modelmesh._engine.block_ledger import BlockLedger
 from modelmesh._engine.build_basis import Basis
 from modelmesh._engine.guarded_ledger import GuardedLedger
 from modelmesh._engine.limits import Fallback, Limits
-from modelmesh._engine.origin import class_name
-from modelmesh.errors import PluginError
+from modelmesh._engine.origin import class_name, type_and_place
+from modelmesh.errors import ModelMeshError, PluginError
 from modelmesh.interfaces.ledger import Ledger
 from modelmesh.interfaces.observability import Severity
 from modelmesh.interfaces.state_store import StateStore, StoreGuarantees
@@ -108,7 +108,7 @@ def _limits(
     ledger: Ledger = guarded
     if section.lease_share:
         ledger = BlockLedger(guarded, basis.clock, basis.random, share=section.lease_share)
-    return Limits(ledger, basis.clock, basis.telemetry, shared=True, fallback=fallback)
+    return Limits(ledger, basis.clock, basis.telemetry, shared=True, fallback=fallback, store=type(store))
 
 
 def _is_same_store(before: Configuration, after: Configuration) -> bool:
@@ -128,7 +128,17 @@ def _state_store(section: StorageConfig | None, basis: Basis) -> StateStore:
     store: StateStore = basis.plugins.build("state_stores", section.connector, section.settings)
     bind = getattr(store, "bind", None)
     if bind is not None:
-        bind(basis.context("storage", section.connector))
+        try:
+            bind(basis.context("storage", section.connector))
+        except ModelMeshError:
+            raise
+        except Exception as error:  # its text may hold what is nobody's business
+            cls = type(store)
+            raise PluginError(
+                f"cannot use state store {section.connector!r}\n"
+                f"  reason: {class_name(cls)}.bind raised {type_and_place(error, cls)}\n"
+                "  try: report it to the author of the plugin"
+            ) from error
     if not isinstance(getattr(store, "guarantees", None), StoreGuarantees):
         raise PluginError(
             f"cannot use state store {section.connector!r}\n"

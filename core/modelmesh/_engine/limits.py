@@ -18,7 +18,7 @@ from modelmesh._engine.estimates import Estimate, estimated
 from modelmesh._engine.guarded_ledger import BACK, GONE, NotAskedError
 from modelmesh._engine.late_settlements import LateSettlements
 from modelmesh._engine.limit_rules import Limit, within_bounds
-from modelmesh._engine.origin import store_erred
+from modelmesh._engine.origin import class_name, store_erred
 from modelmesh._engine.policies import RATE_LIMITED
 from modelmesh._engine.settlements import Settlements
 from modelmesh._engine.unheard import Unheard
@@ -98,6 +98,10 @@ class LimitReachedError(QuotaExhaustedError):
     """A call that would pass a configured quota."""
 
 
+class _NoVerdictError(StateStoreError):
+    """The store answered a claim with what says neither that it is granted nor who refuses it."""
+
+
 class Limits:
     """Claims and settles for the driver.
 
@@ -107,6 +111,7 @@ class Limits:
         telemetry: Told of limits that are reached or near.
         shared: Whether the ledger is elsewhere, so that settling is worth doing off the request's path.
         fallback: What happens to which limits while the ledger is down, and what keeps the local ones then.
+        store: The class of the store behind the ledger, for messages.
 
     Attributes:
         alerts: What warns of budgets that come near their limits.
@@ -120,13 +125,15 @@ class Limits:
         *,
         shared: bool = False,
         fallback: Fallback | None = None,
+        store: type | None = None,
     ) -> None:
         self._ledger = ledger
+        self._store = type(ledger) if store is None else store
         self._fallback = fallback
         self._clock = clock
         self._telemetry = telemetry
         self._shared = shared
-        self._is_down = False  # of a ledger of this process's own; one elsewhere has a guard that knows
+        self._is_down = False  # as far as no guard knows
         self.alerts = BudgetAlerts(ledger, clock, telemetry)
         self._settling: set[asyncio.Task[None]] = set()
         self._late = LateSettlements(self.lasting, clock, self._not_settled)
@@ -184,10 +191,10 @@ class Limits:
                 self._is_down = False
                 self._telemetry.trace(Severity.ERROR, "storage", BACK)
         except Exception as raised:  # also what a store answers that is no verdict
-            error = raised if isinstance(raised, StateStoreError) else store_erred(raised, type(hold.ledger))
-            if not self._shared:
+            error = raised if isinstance(raised, StateStoreError) else store_erred(raised, self._store)
+            if not self._shared or isinstance(error, _NoVerdictError):
                 self._tell_down(error)
-            elif not isinstance(error, NotAskedError):
+            if self._shared and not isinstance(error, NotAskedError):
                 self._unheard.add(hold.reservation)  # it may have been granted all the same
             decided = await self._while_down(call, member, hold, now, error)
             if not isinstance(decided, Verdict):
@@ -207,7 +214,7 @@ class Limits:
         return self._refused(call, member, hold, await self._with_wait(hold, verdict), now)
 
     def _tell_down(self, error: StateStoreError) -> None:
-        """Say once what is wrong with a ledger of this process's own: whoever asks is not told."""
+        """Say once what is wrong with a ledger, where no guard does: whoever asks is not told."""
         if not self._is_down:
             self._is_down = True
             self._telemetry.trace(Severity.ERROR, "storage", GONE, error=error.message)
@@ -229,7 +236,7 @@ class Limits:
     async def _claim(self, call: Call, hold: Hold, claims: list[Claim]) -> Verdict:
         """Reserve; a request that nobody bounded takes what is left of a window, if that pays for its input."""
         lease = self._lease(call)
-        verdict = await hold.ledger.reserve(hold.reservation, claims, lease=lease)
+        verdict = self._checked(await hold.ledger.reserve(hold.reservation, claims, lease=lease), claims)
         for _ in claims:
             if verdict.granted or hold.estimate.is_bounded or not verdict.available or verdict.account == hold.places:
                 break
@@ -240,8 +247,25 @@ class Limits:
             if verdict.available < hold.estimate.least(limit):
                 break
             claims[place] = replace(refused, amount=verdict.available)
-            verdict = await hold.ledger.reserve(hold.reservation, claims, lease=lease)
+            verdict = self._checked(await hold.ledger.reserve(hold.reservation, claims, lease=lease), claims)
         return verdict
+
+    def _checked(self, verdict: object, claims: list[Claim]) -> Verdict:
+        """Return a verdict that can be acted on; taken for granted, any other would let a request wait for ever.
+
+        Raises:
+            _NoVerdictError: It is none.
+        """
+        if not isinstance(verdict, Verdict):
+            said = f"answered a claim with {type(verdict).__name__}"
+        elif verdict.granted or any(claim.account == verdict.account for claim in claims):
+            return verdict
+        else:
+            said = f"refused a claim for account {str(verdict.account)[:60]!r}, which is none of it"
+        raise _NoVerdictError(
+            f"state store {class_name(self._store)} {said}; its reserve has to return a Verdict that is granted, or"
+            " that names the account that refuses"
+        )
 
     async def _while_down(
         self, call: Call, member: Member, hold: Hold, now: float, error: StateStoreError

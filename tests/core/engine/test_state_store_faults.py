@@ -11,6 +11,7 @@ import pytest
 from modelmesh import ModelMesh, PluginHost
 from modelmesh._engine.guarded_ledger import BACK, GONE
 from modelmesh.errors import AllProvidersExhaustedError, PluginError, StateStoreError
+from modelmesh.interfaces.ledger import Verdict
 from modelmesh.interfaces.state_store import StoreGuarantees
 from modelmesh.router import CompletionRequest
 from modelmesh_cdk.testing import FakeClock, ScriptedProvider
@@ -64,6 +65,8 @@ class Faulty(MemoryStateStore):
     async def _reserve(self, *args: Any) -> Any:
         if "reserve" in self.faults:
             raise RuntimeError("no table for password=hunter2222")
+        if "account" in self.faults:
+            return Verdict(False)
         return None if "verdict" in self.faults else await super()._reserve(*args)
 
     async def _settle(self, *args: Any) -> Any:
@@ -72,6 +75,8 @@ class Faulty(MemoryStateStore):
         return await super()._settle(*args)
 
     async def _balances(self, *args: Any) -> Any:
+        if "books" in self.faults:
+            raise RuntimeError("no table for password=hunter2222")
         return None if "balances" in self.faults else await super()._balances(*args)
 
 
@@ -142,7 +147,7 @@ def test_a_store_that_promises_nothing_is_refused_with_what_is_missing(start: St
 
 
 @pytest.mark.parametrize("kind", [Faulty, Shared], ids=["own", "shared"])
-@pytest.mark.parametrize("fault", ["reserve", "verdict"])
+@pytest.mark.parametrize("fault", ["reserve", "verdict", "account"])
 def test_limits_whose_store_raises_anything_are_kept_as_configured(
     start: Start, monkeypatch: pytest.MonkeyPatch, kind: type[Faulty], fault: str
 ) -> None:
@@ -184,3 +189,70 @@ def test_what_is_wrong_with_a_store_is_traced_once_and_its_return_as_well(
     said = [(entry.message, entry.error) for entry in sink.traces if entry.component == "storage"]
     assert [message for message, _ in said] == [GONE, BACK]
     assert (said[0][1] or "").startswith(f"state store {__name__}.{kind.__name__} raised RuntimeError at ")
+
+
+@pytest.mark.parametrize("kind", [Faulty, Shared], ids=["own", "shared"])
+@pytest.mark.parametrize(
+    ("fault", "answered"),
+    [("verdict", "answered a claim with NoneType"), ("account", "refused a claim for account '', which is none of it")],
+)
+def test_an_answer_that_is_none_is_traced_with_the_name_of_the_store(
+    start: Start, monkeypatch: pytest.MonkeyPatch, sink: Any, kind: type[Faulty], fault: str, answered: str
+) -> None:
+    """Not with that of what stands before it; and that it is answered again as well."""
+    mesh = start(kind, on_store_error={"quota": "open"}, sync_policy="in-memory")
+    monkeypatch.setattr(kind, "faults", (fault,))
+    ask(mesh)
+    ask(mesh)
+    monkeypatch.setattr(kind, "faults", ())
+    ask(mesh)
+    mesh.shutdown()
+
+    said = [(entry.message, entry.error) for entry in sink.traces if entry.component == "storage"]
+    assert [message for message, _ in said] == [GONE, BACK]
+    assert (said[0][1] or "").startswith(f"state store {__name__}.{kind.__name__} {answered}; ")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            "books",
+            r"reading limits from state store .*\.Faulty raised RuntimeError at .*password=\*\*\*REDACTED\*\*\*$",
+        ),
+        ("balances", r"state store .*\.Faulty answered for the books of accounts with NoneType; "),
+    ],
+)
+def test_limits_that_cannot_be_read_are_one_error(
+    start: Start, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    """Which names the store, as whoever looks at quotas reads it."""
+    mesh = start(Faulty)
+    monkeypatch.setattr(Faulty, "faults", (fault,))
+
+    with pytest.raises(StateStoreError, match=said):
+        mesh.get_quota()
+
+
+class Unbound(MemoryStateStore):
+    """One that cannot take what it is handed."""
+
+    def bind(self, context: Any) -> None:
+        raise RuntimeError("password=hunter2222")
+
+
+class Misbound(MemoryStateStore):
+    """One whose author took the name for something else."""
+
+    bind = "tcp"  # type: ignore[assignment]  # the mistake
+
+
+@pytest.mark.parametrize("kind", [Unbound, Misbound])
+def test_a_store_that_takes_no_clock_is_refused_by_name(start: Start, kind: type[MemoryStateStore]) -> None:
+    """With no word of what it was handed."""
+    with pytest.raises(PluginError) as caught:
+        start(kind)
+
+    said = caught.value.message
+    assert said.startswith(f"cannot use state store 'test.kept.v1'\n  reason: {__name__}.{kind.__name__}.bind raised ")
+    assert "hunter2222" not in said
