@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,46 @@ def test_a_state_of_another_mesh_is_not_imported(config: Path) -> None:
         f"Error: {file}: is of another mesh, and not imported: {config} has no model 'other'; provider 'there'\n",
     )
     assert (config.parent / "state.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["import", "reset"])
+@pytest.mark.parametrize(
+    ("policy", "age", "is_warned"),
+    [
+        ("periodic, sync_interval: 5m", 200, True),
+        ("periodic, sync_interval: 5m", 400, False),
+        ("immediate", 5, True),
+        ("sync-on-boundary", 5, False),
+    ],
+)
+def test_a_mesh_that_may_still_run_is_warned_of(
+    config: Path, command: str, policy: str, age: int, is_warned: bool
+) -> None:
+    """By what it wrote not long ago: it would write over what is put there now."""
+    shared = CONFIGURATION % ("sqlite", f", path: {config.parent}/state.db, sync_policy: {policy}")
+    config.write_text(shared)
+    file = _of_a_mesh(config)
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({**data, "timestamp": time.time() - age}))
+    run(state.command, "import", config, file)
+
+    result = run(state.command, command, config, "--yes" if command == "reset" else file)
+
+    assert result.exit_code == 0
+    said = (
+        r"Warning: a mesh wrote its state [\w. ]+ ago; if it still runs it writes over this: end it, and do this again"
+    )
+    assert bool(re.fullmatch(said, result.stderr.rstrip())) is is_warned
+    assert is_warned or not result.stderr
+
+
+def test_a_store_that_serves_one_mesh_alone_warns_of_none(config: Path) -> None:
+    """A mesh that still ran would have kept its file to itself."""
+    config.write_text(CONFIGURATION % ("file", f", path: {config.parent}/state.json, sync_policy: immediate"))
+
+    result = run(state.command, "import", config, _of_a_mesh(config))
+
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_a_state_goes_through_a_pipe(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

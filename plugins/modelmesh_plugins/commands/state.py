@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +32,12 @@ from modelmesh_plugins.commands.store_warnings import WarningPlugins
 from modelmesh_plugins.commands.tables import print_whole
 
 Result = TypeVar("Result")
+
+_LATELY = 60.0
+"""Seconds for which a mesh that writes each change at once is taken for running after the last one."""
+
+_WRITING = 10.0
+"""Seconds by which a write in intervals may come late."""
 
 
 @click.group("state")
@@ -143,7 +151,7 @@ def import_(config: str, file: str) -> int:
         # What processes told one another since would put to rest again whom the file brings back.
         await store.delete(ROUTING_KEY)
 
-    _with_store(config, write, check)
+    _with_store(config, write, check, changes=True)
     if passed:
         click.echo(f"Warning: {config} has no {passed}: passed over", err=True)
     click.echo(f"{_counted(state, passed)} are restored at the next start")
@@ -164,7 +172,7 @@ def reset(config: str, yes: bool) -> int:
         await store.delete(ROUTING_KEY)
         return await store.delete(KEY)
 
-    click.echo("the state is forgotten" if _with_store(config, forget) else "no state was saved")
+    click.echo("the state is forgotten" if _with_store(config, forget, changes=True) else "no state was saved")
     return 0
 
 
@@ -203,10 +211,29 @@ async def _read(store: StateStore) -> SystemState | None:
         raise StateStoreError(f"the saved state cannot be read: {error}; `modelmesh state reset` begins anew") from None
 
 
+async def _warn_of_running(store: StateStore, section: StorageConfig) -> None:
+    """Warn of a mesh that wrote so recently that it may be running; only some policies write before the end."""
+    recent = {"periodic": section.sync_interval + _WRITING, "immediate": _LATELY}.get(section.sync_policy or "")
+    state = None
+    with suppress(StateStoreError):  # what cannot be read says nothing, and a reset is for that as well
+        state = await _read(store)
+    if recent is None or state is None:
+        return
+    age = abs(time.time() - state.timestamp)  # clocks differ
+    if age <= recent:
+        click.echo(
+            f"Warning: a mesh wrote its state {lasting(age)} ago; if it still runs it writes over this: end it, and do"
+            " this again",
+            err=True,
+        )
+
+
 def _with_store(
     config: str,
     use: Callable[[StateStore], Awaitable[Result]],
     check: Callable[[Configuration, StorageConfig], None] | None = None,
+    *,
+    changes: bool = False,
 ) -> Result:
     """Use the store that a configuration names.
 
@@ -214,6 +241,7 @@ def _with_store(
         config: The configuration's file.
         use: Awaited with the store.
         check: Called with the configuration and its storage section before the store is opened; raises what it refuses.
+        changes: Whether what a mesh keeps is changed, so that one that still runs is to be warned of.
     """
     plugins = WarningPlugins()
     configuration = load_config(config, connectors=plugins, environ=os.environ)
@@ -231,6 +259,8 @@ def _with_store(
                     f"{config}: state store {section.connector!r} keeps nothing beyond its process, so there is nothing"
                     " to look at or to change; name another under storage.connector"
                 )
+            if changes and store.guarantees.shared_between_processes:
+                await _warn_of_running(store, section)
             return await use(store)
         finally:
             await store.close()
