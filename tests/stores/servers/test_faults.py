@@ -104,6 +104,18 @@ def test_a_dead_connection_keeps_nobody_waiting(shared: Any, cut: Any) -> None:
     asyncio.run(scenario())
 
 
+def test_a_connection_that_is_opened_in_vain_delays_nobody_for_long(shared: Any) -> None:
+    """A server that comes back is used within five seconds, by default, though nothing answers an attempt of before.
+
+    The attempt has to end, and whoever finds out may have to rest as long as one does at most (R10).
+    """
+    from modelmesh._engine.guarded_ledger import _LONGEST_REST
+
+    config = type(shared.make().config)(url=shared.server.url)
+
+    assert config.connect_timeout + _LONGEST_REST + 2 * config.timeout <= 5.0
+
+
 def test_broken_connections_are_opened_again(shared: Any, cut: Any) -> None:
     """Connections that were reset while nothing was asked cost no call: the next one opens another."""
 

@@ -42,7 +42,7 @@ class PostgresConfig(BaseModel):
         description="How long any one call may take in all (duration); the first also waits for a connection.",
     )
     connect_timeout: PositiveDuration = Field(
-        default=5.0,
+        default=2.5,
         le=60.0,
         description="How long opening a connection may take (duration); later calls wait for timeout only.",
     )
