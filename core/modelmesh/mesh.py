@@ -212,7 +212,12 @@ class ModelMesh:
                 configuration, source = self._loaded(config, secrets)
                 with source.located():
                     succession = prepare(
-                        configuration, before, plugins=self._plugins, random=self._random, attach=self._attach
+                        configuration,
+                        before,
+                        plugins=self._plugins,
+                        random=self._random,
+                        attach=self._attach,
+                        retiring=self._retired.graphs,
                     )
             except ModelMeshError as error:
                 before.engine.telemetry.trace(

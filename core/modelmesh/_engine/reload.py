@@ -7,7 +7,7 @@ they may well have been for what was just corrected.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from modelmesh._engine.lane import close_connector
 from modelmesh._engine.member import NEVER, Member
 from modelmesh._engine.observability import Observer, bind_observer, observers_of
 from modelmesh._engine.origin import store_erred
-from modelmesh.errors import ModelMeshError
+from modelmesh.errors import ModelMeshError, StateStoreError
 from modelmesh.interfaces.observability import EventType
 from modelmesh.interfaces.strategy import DeactivationReason, ModelStatus, RecoveryTrigger
 from modelmesh.state import ModelState, ProviderState
@@ -184,6 +184,7 @@ def prepare(
     plugins: PluginHost,
     random: Random,
     attach: Callable[[ObservabilityConnector], None],
+    retiring: Sequence[Graph] = (),
 ) -> Succession:
     """Build what a configuration becomes beside the graph that runs, which goes on undisturbed.
 
@@ -193,6 +194,7 @@ def prepare(
         plugins: Where connectors come from.
         random: Randomness.
         attach: Shows the mesh to an observability connector.
+        retiring: Graphs that were replaced and are still open.
 
     Raises:
         ModelMeshError: It cannot be built, or a connector cannot start; nothing has changed then.
@@ -212,7 +214,7 @@ def prepare(
             middleware=before.engine.driver.middleware,
             before=before,
         )
-        _look_into_store(before, after)
+        _look_into_store(before, after, retiring)
         for observer in fresh:
             bind_observer(observer, dispatcher, clock, random)
             attach(observer.connector)
@@ -228,7 +230,7 @@ def prepare(
     return Succession(before, after, observers)
 
 
-def _look_into_store(before: Graph, after: Graph) -> None:
+def _look_into_store(before: Graph, after: Graph, retiring: Sequence[Graph]) -> None:
     """See to it that another state store answers, as a start would: limits that cannot be checked stop their calls.
 
     Raises:
@@ -239,11 +241,43 @@ def _look_into_store(before: Graph, after: Graph) -> None:
         return
     try:
         before.engine.loop.run(store.load(KEY))
+    except StateStoreError as error:
+        held = _held(after, before, retiring)
+        if held is None:
+            raise
+        raise StateStoreError(held) from error
     except ModelMeshError:
         raise
     except Exception as error:
         redact = before.dispatcher.redactor.text
         raise store_erred(error, type(store), during="reading the state from", redact=redact) from error
+
+
+def _held(after: Graph, before: Graph, retiring: Sequence[Graph]) -> str | None:
+    """Say how this mesh itself keeps another store from a file that serves one store alone; None where it does not."""
+    path = _file_alone(after)
+    if path is None:
+        return None
+    if path == _file_alone(before):
+        return (
+            f"{path} is in use by this mesh, and a reload does not change the settings of the store there; end the mesh"
+            " and start it anew"
+        )
+    if any(path == _file_alone(graph) for graph in retiring):
+        return (
+            f"{path} is in use by an earlier configuration of this mesh, until its last requests are done; reload again"
+            " in a moment"
+        )
+    return None
+
+
+def _file_alone(graph: Graph) -> str | None:
+    """Return the file of a store that has it for itself."""
+    section, store = graph.configuration.storage, graph.state_store
+    if section is None or store is None or store.guarantees.shared_between_processes:
+        return None
+    path = getattr(section.settings, "path", None)
+    return path if isinstance(path, str) else None
 
 
 class _Likeness:

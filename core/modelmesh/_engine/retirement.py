@@ -36,6 +36,11 @@ class Retirement:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def graphs(self) -> list[Graph]:
+        """Those that are still open."""
+        return list(self._waiting.values())
+
     def add(self, graph: Graph) -> None:
         """Close a graph in the background, when nobody needs it any more or its time is up."""
         self._waiting[id(graph)] = graph

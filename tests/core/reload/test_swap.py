@@ -73,6 +73,39 @@ def test_a_store_that_does_not_answer_changes_nothing_either(build: Build, tmp_p
     assert [row.spent for row in mesh.get_quota()] == [1]
 
 
+def test_a_store_that_an_earlier_configuration_still_has_is_told_from_one_of_another_mesh(
+    build: Build, tmp_path: Path
+) -> None:
+    """It is let go by itself, so nobody has to end a mesh."""
+    stored = [{"storage": {"connector": "file", "path": str(tmp_path / name)}} for name in ("one", "two")]
+    only = {"connector": "modelmesh.simulator.v1"}
+    mesh = build(clock=FakeClock(), sim=only, extra=stored[0])
+    mesh.reload(sim=only, extra=stored[1])
+
+    with pytest.raises(StateStoreError) as caught:
+        mesh.reload(sim=only, extra=stored[0])
+
+    assert caught.value.message == (
+        f"{tmp_path / 'one'} is in use by an earlier configuration of this mesh, until its last requests are done;"
+        " reload again in a moment"
+    )
+
+
+def test_other_settings_of_a_file_that_the_mesh_has_ask_for_a_new_start(build: Build, tmp_path: Path) -> None:
+    """It serves one store alone, and the old one stays until the new one answers."""
+    stored = {"connector": "file", "path": str(tmp_path / "one")}
+    mesh = build(sim=(only := {"connector": "modelmesh.simulator.v1"}), extra={"storage": stored})
+
+    with pytest.raises(StateStoreError) as caught:
+        mesh.reload(sim=only, extra={"storage": {**stored, "backup": True}})
+
+    assert caught.value.message == (
+        f"{tmp_path / 'one'} is in use by this mesh, and a reload does not change the settings of the store there; end"
+        " the mesh and start it anew"
+    )
+    assert mesh.ask() == "sim-model"
+
+
 def test_two_hundred_requests_on_their_way_are_all_answered(build: Build, wait_for: WaitFor) -> None:
     """They finish where they began; whoever asks meanwhile is answered by the new one; nobody fails."""
     old, new = ScriptedProvider(default=hang()), ScriptedProvider()
