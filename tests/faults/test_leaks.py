@@ -68,7 +68,7 @@ def test_two_hundred_faulty_requests_leave_nothing_open(world: Any) -> None:
             async with asyncio.timeout(0.01 if number % 5 == 0 else 5):
                 await (read(router.stream("chat", HELLO)) if number % 2 else router.acomplete("chat", HELLO))
 
-    async def main() -> int:
+    async def main() -> None:
         async with world.mesh as mesh:
             with suppress(ModelMeshError):
                 await mesh.get_router().acomplete("chat", HELLO)
@@ -76,13 +76,13 @@ def test_two_hundred_faulty_requests_leave_nothing_open(world: Any) -> None:
             for start in range(0, 200, 20):
                 await asyncio.gather(*(one(number) for number in range(start, start + 20)))
             await until(lambda: len(asyncio.all_tasks()) == 1)
+            await until(lambda: server.open_connections <= 20)  # it looks at one that was given up when it next writes
             await until(lambda: open_files() - before <= 2 * server.open_connections + 2)
             pool = mesh.get_router().get_pool("chat")
             assert (pool.active_requests, pool.active_retries) == (0, 0)
             assert [member.model.in_flight for member in pool.members.values()] == [0]
-            return server.open_connections
 
-    assert asyncio.run(main()) <= 20
+    asyncio.run(main())
     assert server.wait_until_unconnected()
 
 
