@@ -6,12 +6,11 @@ concurrent calls until its lease ends: ten minutes, for an outage of a second.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
-from contextvars import Context
 from dataclasses import dataclass
 from itertools import islice
 
+from modelmesh._engine.attempts import Attempts
 from modelmesh._engine.guarded_ledger import NotAskedError
 from modelmesh.errors import StateStoreError
 from modelmesh.interfaces.ledger import Ledger
@@ -37,8 +36,7 @@ class _Late:
 class LateSettlements:
     """Settles such reservations, or leaves them to their leases when the loop ends first.
 
-    One that the store has settled unheard is not settled twice: it finds nothing open. Each event loop has a task of
-    its own for it, as long as there is something to settle.
+    One that the store has settled unheard is not settled twice: it finds nothing open.
 
     Args:
         ledger: Keeps the reservations.
@@ -50,50 +48,24 @@ class LateSettlements:
         self._ledger = ledger
         self._clock = clock
         self._lost = lost
-        self._waiting: dict[asyncio.AbstractEventLoop, dict[str, _Late]] = {}
-        self._tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._attempts = Attempts(clock, FIRST_WAIT, self._attempt, self._leave)
 
     def takes(self, reservation: str, actual: Mapping[str, int], error: Exception) -> bool:
         """Take a settlement that failed, if it did because the store could not be asked just then."""
         if not _passes(error):
             return False
-        loop = asyncio.get_running_loop()
-        waiting = self._waiting.get(loop)
-        if waiting is None:
-            waiting = self._waiting[loop] = {}
-            # A context of its own: the task serves many requests, and is none of theirs.
-            self._tasks[loop] = loop.create_task(self._settle_all(loop, waiting), context=Context())
-        waiting[reservation] = _Late(actual, self._clock.monotonic() + KEPT_SECONDS, error)
+        self._attempts.put(reservation, _Late(actual, self._clock.monotonic() + KEPT_SECONDS, error))
         return True
 
     async def finish(self) -> None:
         """Make a last attempt for this loop."""
-        loop = asyncio.get_running_loop()
-        waiting, task = self._waiting.get(loop), self._tasks.get(loop)
-        if waiting is None or task is None:
-            return
-        await self._attempt(waiting)
-        task.cancel()
-        await asyncio.wait([task])
-        self._end(loop)  # a task that never began did not
+        await self._attempts.finish()
 
-    async def _settle_all(self, loop: asyncio.AbstractEventLoop, waiting: dict[str, _Late]) -> None:
-        wait = FIRST_WAIT
-        try:
-            while waiting:
-                await self._clock.sleep(wait)
-                wait = min(2.0 * wait, LONGEST_WAIT) if await self._attempt(waiting) else FIRST_WAIT
-        finally:
-            # Nothing is awaited between the last look at what waits and this line.
-            self._end(loop)
+    def _leave(self, late: _Late) -> None:
+        self._lost(late.error)
 
-    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._tasks.pop(loop, None)
-        for late in self._waiting.pop(loop, {}).values():
-            self._lost(late.error)
-
-    async def _attempt(self, waiting: dict[str, _Late]) -> bool:
-        """Settle what waits; return whether the store was asked in vain."""
+    async def _attempt(self, waiting: dict[str, _Late], waited: float) -> float:
+        """Settle what waits; wait longer and longer while the store is asked in vain."""
         in_vain = False
         names = iter(list(waiting))
         while batch := {name: waiting[name].actual for name in islice(names, MOST)}:
@@ -113,7 +85,7 @@ class LateSettlements:
                     self._lost(error)
             if any(name in waiting for name in batch):
                 break
-        return in_vain
+        return min(2.0 * waited, LONGEST_WAIT) if in_vain else FIRST_WAIT
 
 
 def _passes(error: Exception) -> bool:

@@ -49,7 +49,7 @@ def drive(scenario: Callable[[Store, LateSettlements, FakeClock], Any]) -> tuple
         result = await scenario(store, late, clock)
         await late.finish()
         assert len(asyncio.all_tasks()) == 1
-        assert late._waiting == {}
+        assert len(late._attempts) == 0
         return result
 
     return asyncio.run(run()), told

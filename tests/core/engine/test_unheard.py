@@ -41,7 +41,7 @@ def drive(scenario: Callable[[Store, Unheard, FakeClock], Any]) -> Any:
         result = await scenario(store, unheard, clock)
         await unheard.finish()
         assert len(asyncio.all_tasks()) == 1
-        assert unheard._waiting == {}
+        assert len(unheard._attempts) == 0
         return result
 
     return asyncio.run(run())
