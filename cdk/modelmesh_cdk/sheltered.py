@@ -4,6 +4,9 @@ httpcore closes a connection while the cancellation that ended its request passe
 time limit and a caller that leaves, say) interrupts the closing, and the connection stays open and keeps its place in
 the pool for ever: https://github.com/encode/httpcore/issues/1093. Here each step is a task of its own: the caller's
 cancellation ends it once, it cleans up in its own time, and further ones meet only the caller.
+
+A single cancellation that comes when the pool has chosen a connection, or has just opened it, leaves it behind as well:
+neither idle nor closed, and no request's. Such are looked for after each cancellation, and closed.
 """
 
 from __future__ import annotations
@@ -55,13 +58,31 @@ class ShelteredTransport(httpx.AsyncHTTPTransport):
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.cancel()
-            self.keep(asyncio.ensure_future(_clean_up(task, undo)))
+            self.keep(asyncio.ensure_future(self._clean_up(task, undo)))
             raise
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Let a task that cleans up run to its end, whoever stops waiting for it."""
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
+
+    async def _clean_up(
+        self, task: asyncio.Task[Result], undo: Callable[[Result], Coroutine[Any, Any, None]] | None
+    ) -> None:
+        await asyncio.wait({task})
+        if undo is not None and not task.cancelled() and task.exception() is None:
+            with suppress(Exception):  # nobody waits for it any more
+                await undo(task.result())
+        await self._close_orphans()
+
+    async def _close_orphans(self) -> None:
+        pool: Any = self._pool  # there is no public way to what has which connection
+        held = {id(request.connection) for request in pool._requests}
+        for connection in pool.connections:  # a list of its own
+            if not (id(connection) in held or connection.is_idle() or connection.is_closed()):
+                pool._connections.remove(connection)
+                with suppress(Exception):  # it is of no use any more
+                    await connection.aclose()
 
 
 class _ShelteredStream(httpx.AsyncByteStream):
@@ -95,11 +116,3 @@ class _ShelteredStream(httpx.AsyncByteStream):
         async with self._reading:
             with suppress(Exception):  # whatever it was, the connection is of no use any more
                 await self._stream.aclose()
-
-
-async def _clean_up(task: asyncio.Task[Result], undo: Callable[[Result], Coroutine[Any, Any, None]] | None) -> None:
-    await asyncio.wait({task})
-    if task.cancelled() or task.exception() is not None or undo is None:
-        return
-    with suppress(Exception):  # nobody waits for it any more
-        await undo(task.result())
