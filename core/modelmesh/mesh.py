@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from modelmesh._engine.build import Graph, build_graph
 from modelmesh._engine.loop_thread import LoopThread
+from modelmesh._engine.origin import store_erred
 from modelmesh._engine.pipeline import PipelineRequest
 from modelmesh._engine.reload import prepare
 from modelmesh._engine.retirement import Retirement
@@ -22,7 +23,7 @@ from modelmesh.interfaces.runtime import Clock, Random
 from modelmesh.interfaces.strategy import DeactivationReason
 from modelmesh.middleware import Middleware, MiddlewareStack
 from modelmesh.plugins import PluginHost
-from modelmesh.state_manager import StateManager, SystemState, store_raised
+from modelmesh.state_manager import StateManager, SystemState
 
 if TYPE_CHECKING:
     from modelmesh._engine.lane import DeliveryCounts
@@ -551,7 +552,7 @@ class ModelMesh:
             raise
         except Exception as error:
             redact = graph.dispatcher.redactor.text
-            raise store_raised(error, type(graph.state_store), during="reading limits from", redact=redact) from error
+            raise store_erred(error, type(graph.state_store), during="reading limits from", redact=redact) from error
 
     # --- looking ------------------------------------------------------------------
 

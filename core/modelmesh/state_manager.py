@@ -371,7 +371,9 @@ class StateManager:
 
     def _store_erred(self, during: str, error: Exception) -> StateStoreError:
         """Build the error that says which store raised what, where, and in which words."""
-        return store_raised(error, type(self._store), during=during, redact=self._telemetry.dispatcher.redactor.text)
+        from modelmesh._engine.origin import store_erred
+
+        return store_erred(error, type(self._store), during=during, redact=self._telemetry.dispatcher.redactor.text)
 
     async def _lock(self) -> StoreLock | None:
         """Take the lock that keeps two processes from writing at once, where they could."""
@@ -420,20 +422,11 @@ class StateManager:
         )
 
 
-def store_raised(
-    error: Exception, cls: type, *, during: str = "", redact: Callable[[str], str] | None = None
-) -> StateStoreError:
-    """Build the error for what a store raised and its author did not foresee: its class, what, and where.
-
-    Args:
-        error: What it raised; the cause of what is returned.
-        cls: The store's class.
-        during: What was done, such as ``reading the state from``.
-        redact: Takes secrets out of the exception's text; without it the text stays in the cause.
-    """
+def store_raised(error: Exception, cls: type) -> StateStoreError:
+    """Build the error for what a store raised and its author did not foresee, in the mesh's own words."""
     from modelmesh._engine.origin import store_erred
 
-    return store_erred(error, cls, during=during, redact=redact)
+    return store_erred(error, cls)
 
 
 async def refuse_newer(store: StateStore) -> None:
